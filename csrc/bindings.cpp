@@ -1,0 +1,301 @@
+// The Python side of the native core, and the only file that knows pybind11. Tensors arrive as addresses and sizes:
+// embedtrain/ops.py has checked their type, shape and layout, and keeps them alive. Work runs without the GIL.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "corpus/encoder.h"
+#include "corpus/scan.h"
+#include "cpu/dispatch.h"
+#include "sampling/tables.h"
+#ifdef EMBEDTRAIN_CUDA
+#include "cuda/device.h"
+#endif
+
+namespace py = pybind11;
+using namespace embedtrain;
+
+namespace {
+
+using WithoutGil = py::call_guard<py::gil_scoped_release>;
+
+template <class T>
+T* pointer(uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+template <class T>
+py::array_t<T> to_array(const std::vector<T>& values) {
+    return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+// Hands an array over to numpy, which frees it.
+template <class Array>
+auto give_array(Array&& values) {
+    using T = std::remove_reference_t<decltype(values[0])>;
+    auto* const owned = new std::decay_t<Array>(std::move(values));
+    const py::capsule owner(owned, [](void* p) { delete static_cast<std::decay_t<Array>*>(p); });
+    return py::array_t<T>(static_cast<py::ssize_t>(owned->size()), owned->data(), owner);
+}
+
+py::object bad_byte(const std::optional<BadByte>& bad) {
+    if (!bad) return py::none();
+    return py::make_tuple(bad->line, bad->offset, bad->byte);
+}
+
+// One text that lies in memory whole; it must be UTF-8.
+Encoded encode_buffer(uintptr_t text, size_t bytes, int workers, const Encoder::Choice& choice) {
+    Encoder encoder(workers, Errors::kStrict);
+    auto bad = encoder.feed({pointer<const char>(text), bytes});
+    if (!bad) bad = encoder.end_file();
+    if (bad) {
+        throw std::invalid_argument("the text is not UTF-8 at byte " + std::to_string(bad->offset) +
+                                    " (line " + std::to_string(bad->line) + ")");
+    }
+    return encoder.finish(choice);
+}
+
+void bind_corpus(py::module_& m) {
+    py::class_<Encoder>(m, "Encoder")
+        .def(py::init([](int workers, const std::string& errors) {
+                 if (workers < 1) throw std::invalid_argument("workers must be at least 1");
+                 return std::make_unique<Encoder>(workers, errors == "replace" ? Errors::kReplace
+                                                           : errors == "skip"  ? Errors::kSkip
+                                                                               : Errors::kStrict);
+             }),
+             py::arg("workers"), py::arg("errors"))
+        .def("feed",
+             [](Encoder& self, const py::buffer& chunk) {
+                 const py::buffer_info info = chunk.request();
+                 const std::string_view text(static_cast<const char*>(info.ptr),
+                                             static_cast<size_t>(info.size * info.itemsize));
+                 std::optional<BadByte> bad;
+                 {
+                     py::gil_scoped_release without_gil;
+                     bad = self.feed(text);
+                 }
+                 return bad_byte(bad);
+             })
+        .def("end_file", [](Encoder& self) { return bad_byte(self.end_file()); })
+        .def(
+            "finish",
+            [](Encoder& self, int64_t min_count, std::optional<int64_t> max_vocab, const std::string& pad,
+               const py::object& lower, const std::optional<std::string>& vocabulary) {
+                Encoder::Choice choice;
+                choice.min_count = min_count;
+                choice.max_words = max_vocab.value_or(INT64_MAX);
+                choice.pad_word = pad;
+                if (vocabulary) choice.vocabulary = *vocabulary;
+                if (!lower.is_none()) {
+                    choice.lower = [&lower](const std::string& words) {
+                        py::gil_scoped_acquire gil;
+                        return lower(py::bytes(words)).cast<std::string>();
+                    };
+                }
+                Encoded encoded;
+                {
+                    py::gil_scoped_release without_gil;
+                    encoded = self.finish(choice);
+                }
+                py::dict result;
+                result["words"] = py::bytes(encoded.words);
+                result["counts"] = give_array(std::move(encoded.counts));
+                result["ids"] = give_array(std::move(encoded.ids));
+                result["offsets"] = give_array(std::move(encoded.offsets));
+                result["tokens_read"] = encoded.tokens_read;
+                result["lines"] = encoded.lines;
+                result["distinct_words"] = encoded.distinct_words;
+                result["largest_count"] = encoded.largest_count;
+                result["replaced"] = encoded.replaced;
+                result["invalid"] = encoded.invalid;
+                result["padding"] = encoded.padding;
+                result["out_of_vocabulary"] = encoded.out_of_vocabulary;
+                return result;
+            },
+            py::arg("min_count") = 1, py::arg("max_vocab") = py::none(), py::arg("pad") = "",
+            py::arg("lower") = py::none(), py::arg("vocabulary") = py::none());
+    // (words, a word a line, most frequent first; counts)
+    m.def("count_words", [](uintptr_t text, size_t bytes, int workers) {
+        Encoded encoded;
+        {
+            py::gil_scoped_release without_gil;
+            encoded = encode_buffer(text, bytes, workers, {});
+        }
+        return py::make_tuple(py::bytes(encoded.words), give_array(std::move(encoded.counts)));
+    });
+    // (ids of the words in `words`, a word a line; sentence offsets)
+    m.def("encode_text", [](uintptr_t text, size_t bytes, const std::string& words, int workers) {
+        Encoded encoded;
+        {
+            py::gil_scoped_release without_gil;
+            Encoder::Choice choice;
+            choice.vocabulary = words;
+            encoded = encode_buffer(text, bytes, workers, choice);
+        }
+        return py::make_tuple(give_array(std::move(encoded.ids)), give_array(std::move(encoded.offsets)));
+    });
+    // For the tests: 64 bytes -> bits of (white space, newlines, NULs), by the portable code or this
+    // processor's.
+    m.def(
+        "scan_text",
+        [](const std::string& text, bool portable) {
+            if (text.size() != kScanBytes) throw std::invalid_argument("scan_text takes 64 bytes");
+            const ScanMasks masks = portable ? scan_portable(text.data()) : scan(text.data());
+            return py::make_tuple(masks.space, masks.newline, masks.nul);
+        },
+        py::arg("text"), py::arg("portable"));
+}
+
+void bind_sampling(py::module_& m) {
+    m.def(
+        "alias_table",
+        [](uintptr_t counts, int64_t vocabulary, double exponent, uintptr_t table) {
+            alias_table(pointer<int64_t>(counts), vocabulary, exponent, pointer<NoiseColumn>(table));
+        },
+        WithoutGil());
+    m.def(
+        "keep_thresholds",
+        [](uintptr_t counts, int64_t vocabulary, double sample, uintptr_t thresholds) {
+            keep_thresholds(pointer<int64_t>(counts), vocabulary, sample, pointer<uint32_t>(thresholds));
+        },
+        WithoutGil());
+    m.def(
+        "draw_negatives",
+        [](uintptr_t table, int64_t vocabulary, uint64_t seed, uint32_t epoch, int64_t first_position, int64_t n,
+           int negative, uintptr_t negatives) {
+            draw_negatives(pointer<NoiseColumn>(table), vocabulary, seed, epoch, first_position, n, negative,
+                           pointer<int32_t>(negatives));
+        },
+        WithoutGil());
+    m.def(
+        "draw_tokens",
+        [](uintptr_t ids, uintptr_t thresholds, uint64_t seed, uint32_t epoch, int64_t first_position, int64_t n,
+           int window, uintptr_t kept, uintptr_t widths) {
+            draw_tokens(pointer<int32_t>(ids), pointer<uint32_t>(thresholds), seed, epoch, first_position, n, window,
+                        pointer<bool>(kept), pointer<int32_t>(widths));
+        },
+        WithoutGil());
+    m.def(
+        "initial_weights",
+        [](uintptr_t table, int64_t first_row, int64_t rows, int dim, int64_t stride, uint64_t seed) {
+            initial_weights(pointer<float>(table), first_row, rows, dim, stride, seed);
+        },
+        WithoutGil());
+}
+
+// A Block from keyword arguments, the same for all functions that take one.
+struct BlockArguments {
+    Block block;
+
+    explicit BlockArguments(const py::kwargs& k) {
+        block.input = pointer<float>(k["input"].cast<uintptr_t>());
+        block.output = pointer<float>(k["output"].cast<uintptr_t>());
+        block.stride = k["stride"].cast<int64_t>();
+        block.dim = k["dim"].cast<int>();
+        block.ids = pointer<int32_t>(k["ids"].cast<uintptr_t>());
+        block.tokens = k["tokens"].cast<int64_t>();
+        block.offsets = pointer<int64_t>(k["offsets"].cast<uintptr_t>());
+        block.sentences = k["sentences"].cast<int64_t>();
+        block.first_position = k["first_position"].cast<int64_t>();
+        block.keep = pointer<uint32_t>(k["keep"].cast<uintptr_t>());
+        block.noise = pointer<NoiseColumn>(k["noise"].cast<uintptr_t>());
+        block.vocabulary = k["vocabulary"].cast<int64_t>();
+        block.seed = k["seed"].cast<uint64_t>();
+        block.epoch = k["epoch"].cast<uint32_t>();
+        block.window = k["window"].cast<int>();
+        block.negative = k["negative"].cast<int>();
+        block.shrink_window = k["shrink_window"].cast<bool>();
+        block.alpha = k["alpha"].cast<double>();
+        block.alpha_step = k["alpha_step"].cast<double>();
+        block.min_alpha = k["min_alpha"].cast<double>();
+        block.corpus_size = k["corpus_size"].cast<int64_t>();
+    }
+};
+
+// Every window of a block, flat: what the tests compare with the reference.
+struct WindowList {
+    std::vector<int64_t> centres, contexts, context_offsets{0};
+    std::vector<int32_t> negatives;
+    std::vector<float> rates;
+    int negative;
+
+    static void add(void* self, const WindowView& window) {
+        WindowList& list = *static_cast<WindowList*>(self);
+        list.centres.push_back(window.centre);
+        list.contexts.insert(list.contexts.end(), window.contexts, window.contexts + window.context_count);
+        list.context_offsets.push_back(static_cast<int64_t>(list.contexts.size()));
+        list.negatives.insert(list.negatives.end(), window.negatives, window.negatives + list.negative);
+        list.rates.push_back(window.rate);
+    }
+};
+
+void bind_cpu(py::module_& m) {
+    m.def("available_kernels", [] {
+        std::vector<std::string> names;
+        for (const Kernel* each : available_kernels()) names.push_back(each->name);
+        return names;
+    });
+    m.def("kernel_name", [] { return kernel().name; });
+    m.def(
+        "advise_huge_pages", [](uintptr_t address, size_t bytes) { advise_huge_pages(pointer<void>(address), bytes); },
+        WithoutGil());
+    m.def("train_block", [](int64_t begin, int64_t end, int workers, const py::kwargs& arguments) {
+        const BlockArguments parsed(arguments);
+        Stats stats;
+        {
+            py::gil_scoped_release without_gil;
+            stats = train_block(parsed.block, begin, end, workers);
+        }
+        return py::make_tuple(stats.loss, stats.pairs, stats.centres);
+    });
+    m.def("list_windows", [](int64_t begin, int64_t end, const py::kwargs& arguments) {
+        const BlockArguments parsed(arguments);
+        WindowList list;
+        list.negative = parsed.block.negative;
+        {
+            py::gil_scoped_release without_gil;
+            list_windows(parsed.block, begin, end, WindowList::add, &list);
+        }
+        return py::make_tuple(to_array(list.centres), to_array(list.context_offsets), to_array(list.contexts),
+                              to_array(list.negatives), to_array(list.rates));
+    });
+}
+
+void bind_cuda(py::module_& m) {
+#ifdef EMBEDTRAIN_CUDA
+    m.attr("cuda_toolkit") = EMBEDTRAIN_CUDA;
+    m.def("cuda_report", [] {
+        const CudaReport report = cuda_report();
+        py::list devices;
+        for (const CudaDevice& device : report.devices)
+            devices.append(py::make_tuple(device.name, device.major, device.minor, device.bytes));
+        py::dict result;
+        result["runtime"] = report.runtime;
+        result["driver"] = report.driver;
+        result["error"] = report.error;
+        result["devices"] = devices;
+        return result;
+    });
+#else
+    m.attr("cuda_toolkit") = py::none();
+#endif
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+    m.doc() = "The native core of embedtrain. Use it through embedtrain.ops.";
+    m.attr("version") = EMBEDTRAIN_VERSION;
+    bind_corpus(m);
+    bind_sampling(m);
+    bind_cpu(m);
+    bind_cuda(m);
+}

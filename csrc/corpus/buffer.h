@@ -1,0 +1,73 @@
+// Large arrays straight from the kernel.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <new>
+#include <utility>
+
+namespace embedtrain {
+
+// A zero-filled array of a trivial type. Pages cost nothing until touched, large arrays get huge pages where
+// the kernel gives them (random access to millions of words is bound by the TLB otherwise), and freeing
+// returns the memory at once.
+template <typename T>
+class Buffer {
+  public:
+    Buffer() = default;
+    explicit Buffer(std::size_t size) : size_(size) {
+        if (size == 0) return;
+        if (size > (SIZE_MAX - kHuge) / sizeof(T)) throw std::bad_alloc();
+        mapped_ = size * sizeof(T) + (size * sizeof(T) >= kHuge ? kHuge : 0);
+        base_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (base_ == MAP_FAILED) {
+            base_ = nullptr;
+            throw std::bad_alloc();
+        }
+        data_ = static_cast<T*>(base_);
+        if (mapped_ >= 2 * kHuge) {
+            const auto address = (reinterpret_cast<std::uintptr_t>(base_) + kHuge - 1) / kHuge * kHuge;
+            data_ = reinterpret_cast<T*>(address);
+#if defined(MADV_HUGEPAGE)
+            madvise(data_, size * sizeof(T), MADV_HUGEPAGE);
+#endif
+        }
+    }
+    Buffer(Buffer&& other) noexcept { swap(other); }
+    Buffer& operator=(Buffer&& other) noexcept {
+        Buffer(std::move(other)).swap(*this);
+        return *this;
+    }
+    ~Buffer() {
+        if (base_ != nullptr) munmap(base_, mapped_);
+    }
+
+    T* data() { return data_; }
+    const T* data() const { return data_; }
+    std::size_t size() const { return size_; }
+    T* begin() { return data_; }
+    T* end() { return data_ + size_; }
+    const T* begin() const { return data_; }
+    const T* end() const { return data_ + size_; }
+    T& operator[](std::size_t i) { return data_[i]; }
+    const T& operator[](std::size_t i) const { return data_[i]; }
+
+  private:
+    static constexpr std::size_t kHuge = std::size_t{2} << 20;
+
+    void swap(Buffer& other) {
+        std::swap(data_, other.data_);
+        std::swap(size_, other.size_);
+        std::swap(base_, other.base_);
+        std::swap(mapped_, other.mapped_);
+    }
+
+    T* data_ = nullptr;
+    std::size_t size_ = 0;
+    void* base_ = nullptr;
+    std::size_t mapped_ = 0;
+};
+
+}  // namespace embedtrain

@@ -1,0 +1,150 @@
+#include "cpu/dispatch.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <thread>
+
+namespace embedtrain {
+
+namespace {
+
+// Spans shrink towards the end of a block, so that the threads finish together; a span is never too short to be worth its
+// margins.
+constexpr int64_t kShortestSpan = 1024, kLongestSpan = 16384;
+
+struct AlignedDelete {
+    void operator()(char* p) const { ::operator delete(p, std::align_val_t{64}); }
+};
+using Workspace = std::unique_ptr<char, AlignedDelete>;
+
+Workspace make_workspace(const Kernel& kernel, const Block& block) {
+    return Workspace(static_cast<char*>(::operator new(kernel.workspace_bytes(block), std::align_val_t{64})));
+}
+
+// Hands out [begin, end) in order.
+class Spans {
+  public:
+    Spans(int64_t begin, int64_t end, int workers) : next_(begin), end_(end), workers_(workers) {}
+
+    bool take(int64_t* begin, int64_t* end) {
+        int64_t start = next_.load(std::memory_order_relaxed);
+        while (start < end_) {
+            int64_t length = (end_ - start) / (4 * workers_);
+            length = length < kShortestSpan ? kShortestSpan : length > kLongestSpan ? kLongestSpan : length;
+            const int64_t stop = start + length < end_ ? start + length : end_;
+            if (next_.compare_exchange_weak(start, stop, std::memory_order_relaxed)) {
+                *begin = start;
+                *end = stop;
+                return true;
+            }
+        }
+        return false;
+    }
+
+  private:
+    std::atomic<int64_t> next_;
+    const int64_t end_;
+    const int workers_;
+};
+
+// The length of the longest sentence with a token in [begin, end).
+int64_t longest_sentence(const Block& block, int64_t begin, int64_t end) {
+    const int64_t* const last = block.offsets + block.sentences;
+    const int64_t* sentence = std::upper_bound(block.offsets, last, begin) - 1;
+    int64_t longest = 0, covered = begin;
+    for (; sentence >= block.offsets && sentence < last && covered < end; ++sentence) {
+        if (sentence[0] < 0 || sentence[0] > covered || sentence[1] <= sentence[0] || sentence[1] > block.tokens) break;
+        longest = std::max(longest, sentence[1] - sentence[0]);
+        covered = sentence[1];
+    }
+    if (covered < end) throw std::invalid_argument("offsets must rise from 0 to the number of ids, without empty sentences");
+    return longest;
+}
+
+std::string names(const std::vector<const Kernel*>& kernels) {
+    std::string all;
+    for (const Kernel* each : kernels) all += (all.empty() ? "" : ", ") + std::string(each->name);
+    return all;
+}
+
+}  // namespace
+
+std::vector<const Kernel*> available_kernels() {
+    std::vector<const Kernel*> found;
+#ifdef EMBEDTRAIN_X86
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
+        found.push_back(&kKernelAvx512);
+    if (avx2) found.push_back(&kKernelAvx2);
+#endif
+    found.push_back(&kKernelPortable);
+    return found;
+}
+
+const Kernel& kernel() {
+    const std::vector<const Kernel*> kernels = available_kernels();
+    const char* wanted = std::getenv("EMBEDTRAIN_ISA");
+    if (wanted == nullptr || *wanted == '\0') return *kernels.front();
+    for (const Kernel* each : kernels)
+        if (std::string(each->name) == wanted) return *each;
+    throw std::runtime_error("EMBEDTRAIN_ISA asks for " + std::string(wanted) + ", but this processor and build run " +
+                             names(kernels) + "; set it to one of these, or unset it");
+}
+
+Stats train_block(Block block, int64_t begin, int64_t end, int workers) {
+    if (begin >= end) return {};
+    block.longest_sentence = longest_sentence(block, begin, end);
+    const Kernel& chosen = kernel();
+    Spans spans(begin, end, workers);
+    std::vector<Stats> stats(static_cast<size_t>(workers));
+    std::vector<Workspace> workspaces;
+    for (int i = 0; i < workers; ++i) workspaces.push_back(make_workspace(chosen, block));
+    const auto work = [&](int worker) {
+        Stats mine;  // on the thread's own stack: no line is shared
+        int64_t from, to;
+        while (spans.take(&from, &to)) chosen.train(block, from, to, workspaces[worker].get(), &mine);
+        stats[worker] = mine;
+    };
+    std::vector<std::thread> threads;
+    for (int worker = 1; worker < workers; ++worker) threads.emplace_back(work, worker);
+    work(0);
+    for (std::thread& thread : threads) thread.join();
+    Stats sum;
+    for (const Stats& each : stats) {
+        sum.loss += each.loss;
+        sum.pairs += each.pairs;
+        sum.centres += each.centres;
+        sum.invalid |= each.invalid;
+    }
+    if (sum.invalid) throw std::invalid_argument("ids and noise must be words of the vocabulary (rows of the tables)");
+    return sum;
+}
+
+void list_windows(Block block, int64_t begin, int64_t end, WindowVisitor visit, void* receiver) {
+    if (begin >= end) return;
+    block.longest_sentence = longest_sentence(block, begin, end);
+    const Kernel& chosen = kernel();
+    const Workspace workspace = make_workspace(chosen, block);
+    chosen.list_windows(block, begin, end, workspace.get(), visit, receiver);
+}
+
+void advise_huge_pages(void* address, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    constexpr uintptr_t kHuge = 2u << 20;
+    const uintptr_t start = (reinterpret_cast<uintptr_t>(address) + kHuge - 1) / kHuge * kHuge;
+    const uintptr_t stop = (reinterpret_cast<uintptr_t>(address) + bytes) / kHuge * kHuge;
+    if (stop > start) madvise(reinterpret_cast<void*>(start), stop - start, MADV_HUGEPAGE);
+#else
+    (void)address, (void)bytes;
+#endif
+}
+
+}  // namespace embedtrain

@@ -1,0 +1,15 @@
+// The kernel for x86-64 with AVX2 and FMA.
+#include "cpu/simd.h"
+
+#define EMBEDTRAIN_KERNEL kKernelAvx2
+#define EMBEDTRAIN_KERNEL_NAME "avx2"
+
+namespace embedtrain {
+namespace {
+using WideVector = F8;
+using PairVector = F8;
+constexpr int kTileContexts = 2;  // 2 x 6 sums of 16 registers
+}  // namespace
+}  // namespace embedtrain
+
+#include "cpu/kernel_impl.h"

@@ -1,0 +1,15 @@
+// The kernel for x86-64 with AVX-512 (F, VL, BW, DQ).
+#include "cpu/simd.h"
+
+#define EMBEDTRAIN_KERNEL kKernelAvx512
+#define EMBEDTRAIN_KERNEL_NAME "avx512"
+
+namespace embedtrain {
+namespace {
+using WideVector = F16;
+using PairVector = F8;
+constexpr int kTileContexts = 4;  // 4 x 6 sums of 32 registers
+}  // namespace
+}  // namespace embedtrain
+
+#include "cpu/kernel_impl.h"

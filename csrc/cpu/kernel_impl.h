@@ -1,0 +1,452 @@
+// The fused skip-gram negative-sampling kernel: one source, compiled once per instruction set (kernel_*.cpp define
+// EMBEDTRAIN_KERNEL, the vectors and the tile before they include it). docs/kernel.md explains it with a drawing.
+//
+// For a centre with contexts X (C, D) in the input table and targets Y (T, D) = {centre, negatives} in the output table:
+//     S = X Yᵀ            dot products                      tile by tile, sums held in registers
+//     G = rate (L - σ(S)) L = 1 for the centre, 0 for noise eight pairs at a time
+//     Y += Gᵀ X,  X += G Y   both from the values before     one pass over the columns, each row read and written once
+// A word that is drawn or seen twice counts twice: duplicates are merged and their G multiplied, which is the same sum.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/kernel.h"
+#include "cpu/sampler.h"
+#include "cpu/simd.h"
+
+namespace embedtrain {
+namespace {
+
+// WideVector: for updates. PairVector: for dot products and σ; at most eight lanes, so that a context's six to eight
+// dot products are one vector. kTileContexts contexts times kTileTargets targets are in registers at once.
+constexpr int kTileTargets = 6;
+constexpr int kPairLanes = 8;    // a row of G: the targets of a tile, padded
+constexpr int kColumnBlock = 8;  // columns are computed in blocks of eight; rows are padded to sixteen
+constexpr int kAhead = 3;        // centres between asking for a row and using it
+
+struct Pairs {  // of one tile of targets, by lane; zero in the lanes that have none
+    alignas(64) float against[kPairLanes];   // -1 for the centre, +1 for noise: σ's argument is against * dot
+    alignas(64) float gradient[kPairLanes];  // rate times multiplicity; positive for the centre, negative for noise
+    alignas(64) float times[kPairLanes];     // multiplicity
+};
+
+// One centre, ready to compute.
+struct Window {
+    int contexts, targets, tiles;
+    bool weighted;          // some multiplicity is not 1
+    int most_times;         // the largest multiplicity of a target
+    float** x;              // (contexts) rows of the input table, all different
+    int32_t* x_times;       // (contexts)
+    float** y;              // (targets) rows of the output table, all different; the first is the centre's
+    Pairs* pairs;           // (tiles)
+    float* g;               // (tiles, contexts, kPairLanes)
+    float* fresh;           // (contexts, wide vector) new values of a column block, when there are several tiles
+    const char** ahead;     // rows to prefetch
+    int ahead_count;
+};
+
+// Σ log(1 + e) as the log of a product whose exponent is kept apart, and Σ max(0, z).
+struct Loss {
+    PairVector product, hinge;
+    int64_t exponent;
+    int factors;
+
+    void reset() {
+        product = broadcast<PairVector>(1.0f);
+        hinge = PairVector{};
+        exponent = 0;
+        factors = 0;
+    }
+    void multiply(PairVector factor) {  // factors in [1, 2]
+        product *= factor;
+        if (++factors == 120) renormalise();
+    }
+    void renormalise() {
+        float lanes[kLanes<PairVector>];
+        std::memcpy(lanes, &product, sizeof lanes);
+        for (float& lane : lanes) {
+            uint32_t bits;
+            std::memcpy(&bits, &lane, 4);
+            if ((bits >> 23 & 0xff) == 0xff) continue;  // NaN and Inf stay, to be seen
+            exponent += static_cast<int64_t>(bits >> 23 & 0xff) - 127;
+            bits = (bits & 0x007fffff) | 127u << 23;
+            std::memcpy(&lane, &bits, 4);
+        }
+        std::memcpy(&product, lanes, sizeof lanes);
+        factors = 0;
+    }
+    double total() {
+        double sum = static_cast<double>(exponent) * 0.6931471805599453;
+        for (int lane = 0; lane < kLanes<PairVector>; ++lane)
+            sum += std::log(static_cast<double>(product[lane])) + static_cast<double>(hinge[lane]);
+        return sum;
+    }
+};
+
+// ---- dot products: out[c * kPairLanes + t] = x[c] · y[t]
+
+template <int Contexts, int Targets>
+void dots(float* const* x, float* const* y, int columns, float* out) {
+    PairVector sums[Contexts][Targets] = {};
+    for (int column = 0; column < columns; column += kLanes<PairVector>) {
+        PairVector xs[Contexts];
+#pragma GCC unroll 8
+        for (int c = 0; c < Contexts; ++c) xs[c] = load<PairVector>(x[c] + column);
+#pragma GCC unroll 8
+        for (int t = 0; t < Targets; ++t) {
+            const PairVector yt = load<PairVector>(y[t] + column);
+#pragma GCC unroll 8
+            for (int c = 0; c < Contexts; ++c) sums[c][t] += xs[c] * yt;
+        }
+    }
+#pragma GCC unroll 8
+    for (int c = 0; c < Contexts; ++c) {
+        PairVector row[kPairLanes] = {};
+#pragma GCC unroll 8
+        for (int t = 0; t < Targets; ++t) row[t] = sums[c][t];
+        store_sums(row, out + c * kPairLanes);
+    }
+}
+
+template <int Targets>
+void dots_of_tile(const Window& w, float* const* y, int columns, float* out) {
+    int c = 0;
+    for (; c + kTileContexts <= w.contexts; c += kTileContexts)
+        dots<kTileContexts, Targets>(w.x + c, y, columns, out + c * kPairLanes);
+    const int rest = w.contexts - c;
+    if (rest == 1) dots<1, Targets>(w.x + c, y, columns, out + c * kPairLanes);
+    if constexpr (kTileContexts == 4) {
+        if (rest == 2) dots<2, Targets>(w.x + c, y, columns, out + c * kPairLanes);
+        if (rest == 3) dots<3, Targets>(w.x + c, y, columns, out + c * kPairLanes);
+    }
+}
+
+// ---- σ, loss and gradient: dots become G in place
+
+inline void gradients(const Window& w, const Pairs& pairs, float* g, Loss& loss) {
+    constexpr int lanes = kLanes<PairVector>;
+    const PairVector one = broadcast<PairVector>(1.0f), zero = {};
+    for (int c = 0; c < w.contexts; ++c) {
+#pragma GCC unroll 2
+        for (int lane = 0; lane < kPairLanes; lane += lanes) {
+            float* row = g + c * kPairLanes + lane;
+            const PairVector z = load<PairVector>(row) * load<PairVector>(pairs.against + lane);
+            const PairVector e = exp_negative(absolute(z));
+            const PairVector numerator = z > zero ? one : e;  // σ(z) without overflow; NaN stays NaN through e
+            const PairVector gradient = numerator / (one + e) * load<PairVector>(pairs.gradient + lane);
+            const PairVector hinge = z < zero ? zero : z;
+            if (!w.weighted) {
+                store(row, gradient);
+                loss.hinge += hinge;
+                loss.multiply(one + e * load<PairVector>(pairs.times + lane));
+            } else {
+                const PairVector times = load<PairVector>(pairs.times + lane);
+                const float x_times = static_cast<float>(w.x_times[c]);
+                store(row, gradient * x_times);
+                loss.hinge += hinge * times * x_times;
+                for (int i = 0; i < w.x_times[c]; ++i)
+                    for (int j = 0; j < w.most_times; ++j)
+                        loss.multiply(one + (times > broadcast<PairVector>(static_cast<float>(j)) ? e : zero));
+            }
+        }
+    }
+}
+
+// ---- updates
+
+// Columns [column, column + lanes) of all rows, when all targets fit one tile.
+template <class V, int Targets>
+EMBEDTRAIN_INLINE void update_columns(const Window& w, int column) {
+    V y[Targets], fresh[Targets];
+#pragma GCC unroll 8
+    for (int t = 0; t < Targets; ++t) fresh[t] = y[t] = load<V>(w.y[t] + column);
+    for (int c = 0; c < w.contexts; ++c) {
+        float* row = w.x[c] + column;
+        const float* g = w.g + c * kPairLanes;
+        const V x = load<V>(row);
+        V sum = x;
+#pragma GCC unroll 8
+        for (int t = 0; t < Targets; ++t) {
+            const V gt = broadcast<V>(g[t]);
+            fresh[t] += gt * x;
+            sum += gt * y[t];
+        }
+        store(row, sum);
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < Targets; ++t) store(w.y[t] + column, fresh[t]);
+}
+
+// The same for one of several tiles: the contexts' new values wait in w.fresh until the last tile has read the old ones.
+template <class V, int Targets>
+EMBEDTRAIN_INLINE void update_tile_columns(const Window& w, int tile, int column) {
+    float* const* rows = w.y + tile * kTileTargets;
+    V y[Targets], fresh[Targets];
+#pragma GCC unroll 8
+    for (int t = 0; t < Targets; ++t) fresh[t] = y[t] = load<V>(rows[t] + column);
+    for (int c = 0; c < w.contexts; ++c) {
+        const float* g = w.g + (static_cast<int64_t>(tile) * w.contexts + c) * kPairLanes;
+        float* waiting = w.fresh + c * kLanes<V>;
+        const V x = load<V>(w.x[c] + column);
+        V sum = tile == 0 ? x : load<V>(waiting);
+#pragma GCC unroll 8
+        for (int t = 0; t < Targets; ++t) {
+            const V gt = broadcast<V>(g[t]);
+            fresh[t] += gt * x;
+            sum += gt * y[t];
+        }
+        store(tile == w.tiles - 1 ? w.x[c] + column : waiting, sum);
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < Targets; ++t) store(rows[t] + column, fresh[t]);
+}
+
+template <class V>
+void update_tiles(const Window& w, int column) {
+    for (int tile = 0; tile < w.tiles; ++tile) {
+        switch (w.targets - tile * kTileTargets) {
+            case 1: update_tile_columns<V, 1>(w, tile, column); break;
+            case 2: update_tile_columns<V, 2>(w, tile, column); break;
+            case 3: update_tile_columns<V, 3>(w, tile, column); break;
+            case 4: update_tile_columns<V, 4>(w, tile, column); break;
+            case 5: update_tile_columns<V, 5>(w, tile, column); break;
+            default: update_tile_columns<V, kTileTargets>(w, tile, column); break;
+        }
+    }
+}
+
+// The rows of a centre to come are asked for between the columns of this one, a cache line of each at a time, so that
+// no burst fills the miss buffers.
+inline void prefetch_column(const Window& w, int column) {
+    for (int i = 0; i < w.ahead_count; ++i) __builtin_prefetch(w.ahead[i] + column * sizeof(float), 1, 3);
+}
+
+template <int Targets>
+void update(const Window& w, int columns) {
+    constexpr int wide = kLanes<WideVector>;
+    int column = 0;
+    for (; column + wide <= columns; column += wide) {
+        if (column % 16 == 0) prefetch_column(w, column);
+        if constexpr (Targets > 0) {
+            update_columns<WideVector, Targets>(w, column);
+        } else {
+            update_tiles<WideVector>(w, column);
+        }
+    }
+    for (; column < columns; column += kLanes<PairVector>) {
+        if (column % 16 == 0) prefetch_column(w, column);
+        if constexpr (Targets > 0) {
+            update_columns<PairVector, Targets>(w, column);
+        } else {
+            update_tiles<PairVector>(w, column);
+        }
+    }
+}
+
+// ---- a centre
+
+inline void compute(const Window& w, int columns, Loss& loss) {
+    for (int tile = 0; tile < w.tiles; ++tile) {
+        float* const* y = w.y + tile * kTileTargets;
+        float* g = w.g + static_cast<int64_t>(tile) * w.contexts * kPairLanes;
+        switch (w.targets - tile * kTileTargets) {
+            case 1: dots_of_tile<1>(w, y, columns, g); break;
+            case 2: dots_of_tile<2>(w, y, columns, g); break;
+            case 3: dots_of_tile<3>(w, y, columns, g); break;
+            case 4: dots_of_tile<4>(w, y, columns, g); break;
+            case 5: dots_of_tile<5>(w, y, columns, g); break;
+            default: dots_of_tile<kTileTargets>(w, y, columns, g); break;
+        }
+        gradients(w, w.pairs[tile], g, loss);
+    }
+    switch (w.tiles == 1 ? w.targets : 0) {
+        case 1: return update<1>(w, columns);
+        case 2: return update<2>(w, columns);
+        case 3: return update<3>(w, columns);
+        case 4: return update<4>(w, columns);
+        case 5: return update<5>(w, columns);
+        case 6: return update<6>(w, columns);
+        default: return update<0>(w, columns);
+    }
+}
+
+class Trainer {
+  public:
+    Trainer(const Block& block, void* workspace) : block_(block), arena_(workspace), sampler_(block, arena_) {
+        const int64_t neighbours = 2 * at_most(block.window, block.longest_sentence);
+        const int64_t targets = 1 + block.negative, tiles = (targets + kTileTargets - 1) / kTileTargets;
+        w_.x = arena_.take<float*>(neighbours);
+        w_.x_times = arena_.take<int32_t>(neighbours);
+        w_.y = arena_.take<float*>(targets);
+        y_word_ = arena_.take<int32_t>(targets);
+        y_times_ = arena_.take<int32_t>(targets);
+        w_.pairs = arena_.take<Pairs>(tiles);
+        w_.g = arena_.take<float>(tiles * neighbours * kPairLanes);
+        w_.fresh = arena_.take<float>(neighbours * kLanes<WideVector>);
+        w_.ahead = arena_.take<const char*>(targets + 1);
+        context_position_ = arena_.take<int64_t>(neighbours);
+    }
+    size_t workspace_bytes() const { return arena_.used(); }
+
+    void train(int64_t begin, int64_t end, Stats* stats) {
+        const int columns = (block_.dim + kColumnBlock - 1) / kColumnBlock * kColumnBlock;
+        Loss loss;
+        sampler_.seek(begin, end);
+        while (sampler_.next()) {
+            loss.reset();
+            for (int centre = sampler_.first; centre < sampler_.last; ++centre) {
+                if (sampler_.right[centre] - sampler_.left[centre] < 2) continue;  // alone
+                collect_contexts(centre);
+                collect_targets(centre);
+                look_ahead(centre);
+                compute(w_, columns, loss);
+                stats->pairs += sampler_.right[centre] - sampler_.left[centre] - 1;
+            }
+            stats->centres += sampler_.last - sampler_.first;
+            stats->loss += loss.total();
+        }
+        stats->invalid |= sampler_.invalid;
+    }
+
+    void list_windows(int64_t begin, int64_t end, WindowVisitor visit, void* receiver) {
+        sampler_.seek(begin, end);
+        while (sampler_.next()) {
+            for (int centre = sampler_.first; centre < sampler_.last; ++centre) {
+                int count = 0;
+                for (int i = sampler_.left[centre]; i < sampler_.right[centre]; ++i)
+                    if (i != centre) context_position_[count++] = block_.first_position + sampler_.position[i];
+                if (count == 0) continue;
+                visit(receiver, {block_.first_position + sampler_.position[centre], context_position_, count,
+                                 negatives_of(centre), rate_of(centre)});
+            }
+        }
+    }
+
+  private:
+    const int32_t* negatives_of(int centre) const {
+        return sampler_.negatives + static_cast<int64_t>(centre) * block_.negative;
+    }
+
+    // Linear in the position, over all epochs.
+    float rate_of(int centre) const {
+        const double step = static_cast<double>(block_.epoch) * static_cast<double>(block_.corpus_size) +
+                            static_cast<double>(block_.first_position + sampler_.position[centre]);
+        const double rate = block_.alpha - block_.alpha_step * step;
+        return static_cast<float>(rate > block_.min_alpha ? rate : block_.min_alpha);
+    }
+
+    void collect_contexts(int centre) {
+        int count = 0, marks = 0;
+        for (int i = sampler_.left[centre]; i < sampler_.right[centre]; ++i) {
+            if (i == centre) continue;
+            w_.x[count++] = block_.input + sampler_.word[i] * block_.stride;
+            marks |= sampler_.repeats[i];
+        }
+        w_.weighted = false;
+        if (marks) count = merge_contexts(count);
+        w_.contexts = count;
+    }
+
+    int merge_contexts(int count) {
+        int different = 0;
+        for (int c = 0; c < count; ++c) {
+            int same = 0;
+            while (same < different && w_.x[same] != w_.x[c]) ++same;
+            if (same < different) {
+                ++w_.x_times[same];
+                w_.weighted = true;
+            } else {
+                w_.x[different] = w_.x[c];
+                w_.x_times[different++] = 1;
+            }
+        }
+        return different;
+    }
+
+    void collect_targets(int centre) {
+        const int32_t* negatives = negatives_of(centre);
+        const int32_t word = sampler_.word[centre];
+        int count = 1;
+        bool repeated = false;
+        y_word_[0] = word;
+        y_times_[0] = 1;
+        for (int k = 0; k < block_.negative; ++k) {
+            const int32_t noise = negatives[k];
+            if (noise == word) continue;  // as word2vec.c: a centre is not its own noise
+            int same = 1;
+            while (same < count && y_word_[same] != noise) ++same;
+            if (same < count) {
+                ++y_times_[same];
+                repeated = true;
+            } else {
+                y_word_[count] = noise;
+                y_times_[count++] = 1;
+            }
+        }
+        w_.targets = count;
+        w_.tiles = (count + kTileTargets - 1) / kTileTargets;
+        const float rate = rate_of(centre);
+        w_.most_times = 1;
+        for (int t = 0; t < count; ++t) {
+            w_.y[t] = block_.output + y_word_[t] * block_.stride;
+            if (y_times_[t] > w_.most_times) w_.most_times = y_times_[t];
+        }
+        for (int tile = 0; tile < w_.tiles; ++tile) {
+            Pairs& pairs = w_.pairs[tile];
+            for (int lane = 0; lane < kPairLanes; ++lane) {
+                const int t = tile * kTileTargets + lane;
+                const bool used = lane < kTileTargets && t < count;
+                const float times = used ? static_cast<float>(y_times_[t]) : 0.0f;
+                pairs.against[lane] = used ? (t == 0 ? -1.0f : 1.0f) : 0.0f;
+                pairs.gradient[lane] = (t == 0 ? rate : -rate) * times;
+                pairs.times[lane] = times;
+            }
+        }
+        if (repeated && !w_.weighted) {
+            w_.weighted = true;
+            for (int c = 0; c < w_.contexts; ++c) w_.x_times[c] = 1;
+        }
+    }
+
+    // What a later centre of the batch will need that this one does not: its targets, and the context that enters.
+    void look_ahead(int centre) {
+        const int later = centre + kAhead;
+        w_.ahead_count = 0;
+        if (later >= sampler_.last) return;
+        const int64_t row_bytes = block_.stride * static_cast<int64_t>(sizeof(float));
+        const char* output = reinterpret_cast<const char*>(block_.output);
+        const int32_t* negatives = negatives_of(later);
+        w_.ahead[w_.ahead_count++] = output + sampler_.word[later] * row_bytes;
+        for (int k = 0; k < block_.negative; ++k) w_.ahead[w_.ahead_count++] = output + negatives[k] * row_bytes;
+        const int entering = later + block_.window;
+        if (entering < sampler_.kept)
+            w_.ahead[w_.ahead_count++] =
+                reinterpret_cast<const char*>(block_.input) + sampler_.word[entering] * row_bytes;
+    }
+
+    const Block& block_;
+    Arena arena_;
+    Sampler sampler_;
+    Window w_;
+    int32_t *y_word_, *y_times_;
+    int64_t* context_position_;
+};
+
+size_t workspace_bytes(const Block& block) { return Trainer(block, nullptr).workspace_bytes(); }
+
+void train(const Block& block, int64_t begin, int64_t end, void* workspace, Stats* stats) {
+    Trainer(block, workspace).train(begin, end, stats);
+}
+
+void list_windows(const Block& block, int64_t begin, int64_t end, void* workspace, WindowVisitor visit,
+                  void* receiver) {
+    Trainer(block, workspace).list_windows(begin, end, visit, receiver);
+}
+
+}  // namespace
+
+const Kernel EMBEDTRAIN_KERNEL = {EMBEDTRAIN_KERNEL_NAME, workspace_bytes, train, list_windows};
+
+}  // namespace embedtrain

@@ -1,0 +1,15 @@
+// The kernel for any processor: 128-bit vectors (SSE2 on x86-64, NEON on arm64).
+#include "cpu/simd.h"
+
+#define EMBEDTRAIN_KERNEL kKernelPortable
+#define EMBEDTRAIN_KERNEL_NAME "portable"
+
+namespace embedtrain {
+namespace {
+using WideVector = F4;
+using PairVector = F4;
+constexpr int kTileContexts = 2;  // 2 x 6 sums of 16 registers
+}  // namespace
+}  // namespace embedtrain
+
+#include "cpu/kernel_impl.h"

@@ -1,0 +1,104 @@
+// Vectors of floats by the compilers' vector extensions, so that one kernel source serves every instruction set.
+// Included by the kernel only, inside a translation unit with its own flags; everything has internal linkage.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define EMBEDTRAIN_SHUFFLE(a, b, mask_type, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define EMBEDTRAIN_SHUFFLE(a, b, mask_type, ...) __builtin_shuffle(a, b, mask_type{__VA_ARGS__})
+#endif
+
+#define EMBEDTRAIN_INLINE static inline __attribute__((always_inline))
+
+namespace embedtrain {
+namespace {
+
+using F4 = float __attribute__((vector_size(16)));
+using F8 = float __attribute__((vector_size(32)));
+using F16 = float __attribute__((vector_size(64)));
+using I4 = int32_t __attribute__((vector_size(16)));
+using I8 = int32_t __attribute__((vector_size(32)));
+
+template <class V>
+constexpr int kLanes = static_cast<int>(sizeof(V) / sizeof(float));
+
+template <class V>
+struct IntegersOf;
+template <>
+struct IntegersOf<F4> {
+    using type = I4;
+};
+template <>
+struct IntegersOf<F8> {
+    using type = I8;
+};
+
+template <class V>
+EMBEDTRAIN_INLINE V load(const float* p) {
+    return *reinterpret_cast<const V*>(p);
+}
+template <class V>
+EMBEDTRAIN_INLINE void store(float* p, V v) {
+    *reinterpret_cast<V*>(p) = v;
+}
+template <class V>
+EMBEDTRAIN_INLINE V broadcast(float x) {
+    return V{} + x;
+}
+
+// Eight dot products from eight vectors of partial sums, in order: out[i] = Σ of the lanes of sums[i].
+EMBEDTRAIN_INLINE F4 add_lanes(F4 a, F4 b, F4 c, F4 d) {
+    const F4 ab = EMBEDTRAIN_SHUFFLE(a, b, I4, 0, 1, 4, 5) + EMBEDTRAIN_SHUFFLE(a, b, I4, 2, 3, 6, 7);
+    const F4 cd = EMBEDTRAIN_SHUFFLE(c, d, I4, 0, 1, 4, 5) + EMBEDTRAIN_SHUFFLE(c, d, I4, 2, 3, 6, 7);
+    return EMBEDTRAIN_SHUFFLE(ab, cd, I4, 0, 2, 4, 6) + EMBEDTRAIN_SHUFFLE(ab, cd, I4, 1, 3, 5, 7);
+}
+EMBEDTRAIN_INLINE F8 add_halves(F8 a, F8 b) {
+    return EMBEDTRAIN_SHUFFLE(a, b, I8, 0, 1, 2, 3, 8, 9, 10, 11) +
+           EMBEDTRAIN_SHUFFLE(a, b, I8, 4, 5, 6, 7, 12, 13, 14, 15);
+}
+EMBEDTRAIN_INLINE void store_sums(const F4* sums, float* out) {
+    store(out, add_lanes(sums[0], sums[1], sums[2], sums[3]));
+    store(out + 4, add_lanes(sums[4], sums[5], sums[6], sums[7]));
+}
+EMBEDTRAIN_INLINE void store_sums(const F8* sums, float* out) {
+    // The steps after the first stay within 128-bit lanes (one instruction each); hence the order of the pairs.
+    const F8 a = add_halves(sums[0], sums[4]), b = add_halves(sums[1], sums[5]);
+    const F8 c = add_halves(sums[2], sums[6]), d = add_halves(sums[3], sums[7]);
+    const F8 ab = EMBEDTRAIN_SHUFFLE(a, b, I8, 0, 1, 8, 9, 4, 5, 12, 13) +
+                  EMBEDTRAIN_SHUFFLE(a, b, I8, 2, 3, 10, 11, 6, 7, 14, 15);
+    const F8 cd = EMBEDTRAIN_SHUFFLE(c, d, I8, 0, 1, 8, 9, 4, 5, 12, 13) +
+                  EMBEDTRAIN_SHUFFLE(c, d, I8, 2, 3, 10, 11, 6, 7, 14, 15);
+    store(out, EMBEDTRAIN_SHUFFLE(ab, cd, I8, 0, 2, 8, 10, 4, 6, 12, 14) +
+                   EMBEDTRAIN_SHUFFLE(ab, cd, I8, 1, 3, 9, 11, 5, 7, 13, 15));
+}
+
+// e^-x for x >= 0, relative error below 2e-7 (2^f on [-1/2, 1/2] by its Taylor series to f^6, the whole part of the
+// exponent by integer addition); below 1e-38 it stays there.
+template <class V>
+EMBEDTRAIN_INLINE V exp_negative(V x) {
+    using I = typename IntegersOf<V>::type;
+    V t = x * broadcast<V>(-1.44269504088896341f);
+    t = t < broadcast<V>(-126.0f) ? broadcast<V>(-126.0f) : t;  // NaN passes through
+    const V magic = broadcast<V>(12582912.0f);                  // 1.5 * 2^23: the sum's low bits are round(t)
+    const V rounded = t + magic;
+    const V f = t - (rounded - magic);
+    V p = broadcast<V>(1.5403530393381608e-4f);
+    p = p * f + broadcast<V>(1.3333558146428443e-3f);
+    p = p * f + broadcast<V>(9.6181291076284772e-3f);
+    p = p * f + broadcast<V>(5.5504108664821580e-2f);
+    p = p * f + broadcast<V>(2.4022650695910071e-1f);
+    p = p * f + broadcast<V>(6.9314718055994531e-1f);
+    p = p * f + broadcast<V>(1.0f);
+    return reinterpret_cast<V>(reinterpret_cast<I>(p) + (reinterpret_cast<I>(rounded) << 23));
+}
+
+template <class V>
+EMBEDTRAIN_INLINE V absolute(V x) {
+    using I = typename IntegersOf<V>::type;
+    return reinterpret_cast<V>(reinterpret_cast<I>(x) & 0x7fffffff);
+}
+
+}  // namespace
+}  // namespace embedtrain

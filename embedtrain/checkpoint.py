@@ -1,0 +1,437 @@
+"""The result folder: written so that it is there complete or not at all, and read back.
+
+================== ===================================================================================================
+``embedding.pt``   ``{"weight": float32 (V, D)}`` and nothing else: the state_dict of ``torch.nn.Embedding(V, D)``
+``vocab.txt``      line n is the token of row n, UTF-8, ended by ``\\n`` only (split it at ``\\n``, not by splitlines:
+                   a token may hold any other character)
+``vocab.tsv``      ``token<TAB>count`` per row (split at the last tab); only if the counts are known
+``config.json``    V, D, pad and unk row, and how the embeddings were made
+``metrics.jsonl``  one JSON object per report of the training run
+``tokenizer.json`` if trained through a tokenizer
+``README.md``      model card
+================== ===================================================================================================
+
+Importing this module does not import torch, so that a bad output folder is refused at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+from embedtrain.card import model_card
+from embedtrain.errors import EmbedtrainError
+from embedtrain.formats import FILES, check_export, write_export
+
+if TYPE_CHECKING:
+    from embedtrain.embeddings import Embeddings
+
+FORMAT = "embedtrain"
+FORMAT_VERSION = 1
+
+# Keys of config.json that this module writes and reads; all others are the caller's.
+_OWN_KEYS = (
+    "format",
+    "format_version",
+    "vocab_size",
+    "dim",
+    "pad_index",
+    "unk_index",
+    # What model2vec looks for in the config.json of a static embedding.
+    "embedding_dtype",
+    "normalize",
+)
+# Everything that may be deleted with an old result.
+_OWN_FILES = frozenset(
+    {"embedding.pt", "vocab.txt", "vocab.tsv", "config.json", "metrics.jsonl", "tokenizer.json", "README.md"}.union(
+        *FILES.values()
+    )
+)
+
+
+class OutputFolder:
+    """A result folder in the making. Checks and reserves the place at once, before hours of training.
+
+    Everything is written into a temporary folder beside the target; :meth:`commit` fsyncs it and renames it to the
+    target, so that at every moment the target is absent, the old result or the new one. Leaving the ``with`` block
+    without a commit (an exception, Ctrl-C) removes what was written.
+
+        with OutputFolder("out") as output:
+            output.log({"epoch": 1, "loss": 0.25})      # as often as wanted: metrics.jsonl, to look at meanwhile
+            output.commit(embeddings, export=["npy"])
+
+    :param folder: the target. Missing parents are made. It must not exist or be empty, unless ``overwrite``.
+    :param overwrite: replace a folder that holds an embedtrain result and nothing else.
+    :raises EmbedtrainError: if the target cannot be written or replaced.
+    """
+
+    def __init__(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        self.folder = Path(folder)
+        self._overwrite = overwrite
+        self._metrics: TextIO | None = None
+        self._made_parents: list[Path] = []
+        with _explained(self.folder):
+            # Through links, so that the temporary folder is on the file system of the target.
+            self._target = self.folder.resolve()
+            self._check_target()
+            self._make_parents()
+            self._temporary = self._target.with_name(f"{self._target.name}.partial-{secrets.token_hex(4)}")
+            try:
+                # mkdtemp would make it readable by its owner only, and so the result.
+                self._temporary.mkdir()
+            except OSError:
+                self._remove_made_parents()
+                raise
+        self._finished = False
+
+    def __enter__(self) -> OutputFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+    @property
+    def metrics_path(self) -> Path:
+        """Where the reports can be watched during training."""
+        return self._temporary / "metrics.jsonl"
+
+    def log(self, report: Mapping[str, Any]) -> None:
+        """Append a report to ``metrics.jsonl`` for those who watch. :meth:`commit` writes the file anew."""
+        # A report that cannot be written now (a full disk, say) is no reason to end the training.
+        with contextlib.suppress(OSError):
+            if self._metrics is None:
+                self._metrics = self.metrics_path.open("w", buffering=1, encoding="utf-8")
+            self._metrics.write(_json_line(report))
+
+    def commit(self, embeddings: Embeddings, export: Sequence[str] = ()) -> None:
+        """Write everything and put it in place, as the last thing.
+
+        :param embeddings: the result, its metrics included.
+        :param export: names out of :data:`embedtrain.formats.EXPORTS`.
+        :raises EmbedtrainError: if a token cannot be written or the disk fails; nothing is left behind then. Only if
+            the complete result could not be moved to its place, it is left beside it and the message says where.
+        """
+        try:
+            with _explained(self.folder):
+                self._close_metrics()
+                _write(self._temporary, embeddings, export)
+                _sync(self._temporary)
+        except BaseException:
+            self.discard()
+            raise
+        self._finished = True
+        try:
+            with _explained(self.folder):
+                old = self._put_in_place()
+        except EmbedtrainError as error:
+            raise EmbedtrainError(f"{error}; the complete result is in {self._temporary}: move it yourself") from error
+        with _explained(self.folder):
+            _sync_entry(self._target.parent)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Remove what was written, unless it was committed."""
+        if self._finished:
+            return
+        self._finished = True
+        with contextlib.suppress(OSError):
+            self._close_metrics()
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._remove_made_parents()
+
+    def _check_target(self) -> None:
+        target, shown = self._target, self.folder
+        if not target.exists():
+            return
+        if not target.is_dir():
+            raise EmbedtrainError(f"output folder {shown} is a file; choose another folder")
+        if Path.cwd().is_relative_to(target):
+            raise EmbedtrainError(
+                f"output folder {shown} is the folder you are in, or above it; choose a new one in it"
+            )
+        if target.is_mount():
+            raise EmbedtrainError(f"output folder {shown} is a mount point; choose a folder in it, as {shown / 'out'}")
+        entries = {path.name for path in target.iterdir()}
+        if not entries:
+            return
+        if not self._overwrite:
+            raise EmbedtrainError(
+                f"output folder {shown} is not empty; choose another folder, or overwrite it (--overwrite)"
+            )
+        if not _is_result(target):
+            raise EmbedtrainError(f"output folder {shown} is not an embedtrain result, so it is not overwritten")
+        if foreign := sorted(entries - _OWN_FILES):
+            raise EmbedtrainError(
+                f"output folder {shown} also holds {', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}, "
+                "not made by embedtrain, so it is not overwritten; move it away or choose another folder"
+            )
+
+    def _make_parents(self) -> None:
+        missing = [parent for parent in self._target.parents if not parent.exists()]
+        for parent in reversed(missing):
+            parent.mkdir(exist_ok=True)
+            self._made_parents.insert(0, parent)
+
+    def _remove_made_parents(self) -> None:
+        with contextlib.suppress(OSError):  # not empty: someone else uses it now
+            for parent in self._made_parents:
+                parent.rmdir()
+
+    def _put_in_place(self) -> Path | None:
+        """Rename the temporary folder to the target; return where the old result is now, if there was one."""
+        # Again: hours may have passed.
+        self._check_target()
+        old: Path | None = None
+        if self._target.exists() and any(self._target.iterdir()):
+            old = self._target.with_name(f"{self._target.name}.old-{secrets.token_hex(4)}")
+            self._target.rename(old)
+        try:
+            self._temporary.rename(self._target)
+        except BaseException:
+            if old is not None:
+                old.rename(self._target)
+            raise
+        return old
+
+    def _close_metrics(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+
+
+def load(folder: str | Path) -> Embeddings:
+    """Read a result folder.
+
+    :raises EmbedtrainError: naming the file that is missing, broken or does not fit the others.
+    """
+    from embedtrain.embeddings import Embeddings
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise EmbedtrainError(f"{folder} is not a folder; give the output folder of a training run")
+    config = _read_config(folder / "config.json")
+    weight = _read_weight(folder / "embedding.pt")
+    words = _read_lines(folder / "vocab.txt")
+    if weight.shape != (config["vocab_size"], config["dim"]):
+        raise EmbedtrainError(
+            f"{folder / 'embedding.pt'} holds a table {tuple(weight.shape)}, but config.json says "
+            f"({config['vocab_size']}, {config['dim']})"
+        )
+    if len(words) != len(weight):
+        raise EmbedtrainError(f"{folder / 'vocab.txt'} has {len(words)} lines, but embedding.pt has {len(weight)} rows")
+    counts_file, metrics_file, tokenizer_file = (
+        folder / name for name in ("vocab.tsv", "metrics.jsonl", "tokenizer.json")
+    )
+    return Embeddings(
+        weight,
+        words,
+        counts=_read_counts(counts_file, words) if counts_file.exists() else None,
+        pad_index=config["pad_index"],
+        unk_index=config["unk_index"],
+        config={key: value for key, value in config.items() if key not in _OWN_KEYS},
+        metrics=[_parse(line, metrics_file) for line in _read_lines(metrics_file)] if metrics_file.exists() else (),
+        tokenizer_json=_read_text(tokenizer_file) if tokenizer_file.exists() else None,
+    )
+
+
+# ---- writing
+
+
+def _write(folder: Path, embeddings: Embeddings, export: Sequence[str]) -> None:
+    import torch
+
+    words = embeddings.words
+    check_export(export, words, unk_index=embeddings.unk_index, tokenizer_json=embeddings.tokenizer_json)
+    own = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "vocab_size": len(embeddings),
+        "dim": embeddings.dim,
+        "pad_index": embeddings.pad_index,
+        "unk_index": embeddings.unk_index,
+        "embedding_dtype": "float32",
+        "normalize": False,
+    }
+    config = _finite({**own, **embeddings.config, **own})
+
+    weight = embeddings.weight
+    if weight.untyped_storage().nbytes() != weight.nbytes:
+        weight = weight.clone()  # torch.save would write all of the storage that a view looks at
+    # Given a path, torch.save would put the name of the file into it.
+    with (folder / "embedding.pt").open("wb") as file:
+        torch.save({"weight": weight}, file)
+    with (folder / "vocab.txt").open("wb") as file:
+        file.writelines(word.encode() + b"\n" for word in words)
+    if embeddings.counts is not None:
+        with (folder / "vocab.tsv").open("wb") as file:
+            file.writelines(b"%b\t%d\n" % row for row in zip(map(str.encode, words), embeddings.counts, strict=True))
+    _write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    _write_text(folder / "metrics.jsonl", "".join(map(_json_line, embeddings.metrics)))
+    if embeddings.tokenizer_json is not None:
+        _write_text(folder / "tokenizer.json", embeddings.tokenizer_json)
+    _write_text(folder / "README.md", model_card(embeddings, export))
+    for name in export:
+        write_export(name, folder, embeddings)  # type: ignore[arg-type]  # check_export made sure
+
+
+def _write_text(path: Path, text: str) -> None:
+    # A file name that is not UTF-8 comes as lone surrogates; written like this they are JSON's own escapes.
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def _json_line(report: Mapping[str, Any]) -> str:
+    return json.dumps(_finite(report)) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON does not have, by null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _sync(folder: Path) -> None:
+    """Bring a folder and the files in it onto the disk."""
+    for path in folder.iterdir():
+        _sync_entry(path)
+    _sync_entry(folder)
+
+
+def _sync_entry(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems (network ones mostly) do not sync folders.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turn a failure of the file system into a line for the user."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch.save hides the failed write behind a RuntimeError of its own.
+        causes = chain([error], _contexts(error))
+        cause = next((cause for cause in causes if isinstance(cause, OSError)), None)
+        if cause is None:
+            raise
+        reason = (cause.strerror or str(cause)).lower()
+        advice = {
+            errno.ENOSPC: "free some space or choose a folder on another disk",
+            errno.EDQUOT: "free some space or choose a folder on another disk",
+            errno.EFBIG: "raise the file size limit (ulimit -f) or choose a folder on another disk",
+        }.get(cause.errno or 0, "choose another folder")
+        raise EmbedtrainError(f"cannot write output folder {folder}: {reason}; {advice}") from error
+
+
+def _contexts(error: BaseException) -> Iterator[BaseException]:
+    while (context := error.__context__) is not None:
+        yield context
+        error = context
+
+
+# ---- reading
+
+
+def _is_result(folder: Path) -> bool:
+    try:
+        return bool(_read_config(folder / "config.json"))
+    except EmbedtrainError:
+        return False
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    config = _parse(_read_text(path), path)
+    if config.get("format") != FORMAT:
+        raise EmbedtrainError(f'{path} is not of an embedtrain result: it lacks "format": "{FORMAT}"')
+    if config.get("format_version") != FORMAT_VERSION:
+        raise EmbedtrainError(
+            f"{path} has format version {config.get('format_version')}, this embedtrain reads {FORMAT_VERSION}; "
+            "use the embedtrain that wrote it"
+        )
+    if missing := [key for key in ("vocab_size", "dim", "pad_index", "unk_index") if key not in config]:
+        raise EmbedtrainError(f"{path} lacks {', '.join(missing)}")
+    return config
+
+
+def _read_weight(path: Path) -> Any:
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except Exception as error:  # torch has many: zip, pickle, end of file
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise EmbedtrainError(f"{path} is broken: {reason}") from error
+    weight = state.get("weight") if isinstance(state, dict) and len(state) == 1 else None
+    if not isinstance(weight, torch.Tensor) or weight.dtype != torch.float32 or weight.ndim != 2:
+        raise EmbedtrainError(f"{path} does not hold exactly {{'weight': float32 (V, D)}}")
+    return weight
+
+
+def _read_counts(path: Path, words: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    lines = _read_lines(path)
+    if len(lines) != len(words):
+        raise EmbedtrainError(f"{path} has {len(lines)} lines, but vocab.txt has {len(words)}")
+    counts = np.zeros(len(words), dtype=np.int64)
+    for row, (line, word) in enumerate(zip(lines, words, strict=True)):
+        token, tab, count = line.rpartition("\t")
+        if not tab or token != word or not (count.isascii() and count.isdecimal()):
+            raise EmbedtrainError(f"{path}:{row + 1} is {line!r}, not {word!r}, a tab and a count")
+        counts[row] = int(count)
+    return counts
+
+
+def _read_lines(path: Path) -> list[str]:
+    text = _read_text(path)
+    if text and not text.endswith("\n"):
+        raise EmbedtrainError(f"{path} is cut off: its last line has no end")
+    return text.split("\n")[:-1]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except OSError as error:
+        raise EmbedtrainError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise EmbedtrainError(f"{path} is broken: not UTF-8 at byte {error.start}") from error
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise EmbedtrainError(f"{path} is broken: not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise EmbedtrainError(f"{path} is broken: not a JSON object")
+    return value
+
+
+def _missing(path: Path) -> EmbedtrainError:
+    return EmbedtrainError(f"{path} is missing: {path.parent} is not a complete embedtrain result")

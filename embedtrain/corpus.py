@@ -1,0 +1,409 @@
+"""Turns a corpus into ids, once: what is counted, kept and dropped is decided here."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedtrain import sources
+from embedtrain.errors import EmbedtrainError
+from embedtrain.options import Options
+from embedtrain.sources import OnBytes, Source
+from embedtrain.vocabulary import PAD, Vocabulary
+
+_CHUNK_BYTES = 8 << 20
+_TOKENIZER_CHUNK_BYTES = 1 << 20  # an encoding takes a hundred bytes per token until its ids are taken from it
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_WORD = re.compile(rb"[^ \t\n\r\v\f]+")
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """The encoded corpus: all that training needs of it.
+
+    :param ids: int32 (N,), index into ``vocabulary.words``.
+    :param offsets: int64 (S + 1,), sentence s is ``ids[offsets[s]:offsets[s + 1]]``. None is empty.
+    :param vocabulary: with a tokenizer, all its tokens by id; those that are not trained have count 0.
+    :param sources: what was read.
+    :param tokens_read: before anything was dropped.
+    :param lines: of all files (or the number of token lists).
+    :param dropped: tokens by reason: ``out_of_vocabulary`` (rarer than min_count, beyond max_vocab, not in read_vocab),
+        ``invalid_utf8``, ``pad_token``; only those that happened.
+    :param replaced: tokens with bytes replaced by U+FFFD.
+    :param fingerprint: SHA-256 of words, ids and offsets; equal ones train equally.
+    :param tokenizer_json: the text of the tokenizer's file.
+    """
+
+    ids: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+    vocabulary: Vocabulary
+    sources: tuple[Source, ...]
+    tokens_read: int
+    lines: int
+    dropped: dict[str, int]
+    replaced: int
+    fingerprint: str
+    tokenizer_json: str | None = None
+
+
+def encode(
+    corpus: str | os.PathLike[str] | Iterable[Any], options: Options, on_bytes: OnBytes = lambda done, total: None
+) -> Corpus:
+    """Read a corpus once and encode it.
+
+    In a file, a token is what ASCII white space separates and a sentence is a line, of any length. gzip, bz2, xz and
+    zstd files are known by their first bytes.
+
+    :param corpus: a path, several paths ("-" is standard input), or an iterable of sentences, each a list of words;
+        these words may hold spaces.
+    :param options: min_count, max_vocab, lowercase, errors, tokenizer, read_vocab and workers are of use here.
+    :param on_bytes: progress of files: (bytes read, bytes in all or None), of the compressed ones as they are stored.
+    :raises EmbedtrainError: what is wrong with the corpus, and where.
+    """
+    paths = _paths(corpus)
+    vocabulary = None
+    if options.read_vocab is not None:
+        read = Vocabulary.read(options.read_vocab)
+        counts = dict(zip(read.words, read.counts.tolist(), strict=True))
+        counts.pop(PAD, None)
+        vocabulary = Vocabulary.most_frequent(counts, options.min_count, options.max_vocab)
+        if len(vocabulary) < 2:
+            raise EmbedtrainError(
+                f"{options.read_vocab}: {len(vocabulary) or 'no'} word has a count of min-count ({options.min_count}) "
+                "or more, at least 2 are needed"
+            )
+    if paths is None:
+        return _encode_sentences(corpus, options, vocabulary)  # type: ignore[arg-type]  # _paths has looked at it
+    found = tuple(sources.find(path) for path in paths)
+    if options.tokenizer is not None:
+        return _encode_by_tokenizer(found, options, options.tokenizer, on_bytes)
+    return _encode_files(found, options, vocabulary, on_bytes)
+
+
+def _paths(corpus: object) -> list[str | Path] | None:
+    """Return the files to read, or None if the corpus is an iterable of sentences."""
+    if isinstance(corpus, (str, os.PathLike)):
+        return [Path(corpus)]
+    if not isinstance(corpus, Iterable) or isinstance(corpus, (bytes, bytearray)):
+        raise EmbedtrainError(
+            f"the corpus must be a path, a list of paths, or an iterable of lists of words, not {type(corpus).__name__}"
+        )
+    if isinstance(corpus, Sequence) and all(isinstance(item, (str, os.PathLike)) for item in corpus):
+        if not corpus:
+            raise EmbedtrainError("the corpus is an empty list")
+        return [Path(item) for item in corpus]
+    return None
+
+
+# --- files, words separated by white space: native ----------------------------------------------------------------
+
+
+def _encode_files(
+    found: tuple[Source, ...], options: Options, vocabulary: Vocabulary | None, on_bytes: OnBytes
+) -> Corpus:
+    from embedtrain.native import core
+
+    encoder = core.Encoder(options.workers, options.errors)
+    size = 0
+    try:
+        for source, chunk in sources.read(found, on_bytes, _CHUNK_BYTES):
+            size += len(chunk)
+            bad = encoder.feed(chunk) if chunk else encoder.end_file()
+            if bad is not None:
+                raise _not_text(source, *bad)
+        words = None if vocabulary is None else _lines(vocabulary.words)
+        lower = (lambda text: text.decode().lower().encode()) if options.lowercase else None
+        result = encoder.finish(options.min_count, options.max_vocab, PAD, lower, words)
+    except ValueError as error:  # too many or too long words
+        raise EmbedtrainError(f"{_names(found)}: {error}") from error
+    if size == 0:
+        raise EmbedtrainError(f"{_names(found)} is empty")
+    if vocabulary is None:
+        vocabulary = Vocabulary(result["words"].decode().split("\n")[:-1], result["counts"])
+    dropped = {
+        "out_of_vocabulary": result["out_of_vocabulary"],
+        "invalid_utf8": result["invalid"],
+        "pad_token": result["padding"],
+    }
+    return _finished(
+        result["ids"], result["offsets"], vocabulary, found, options,
+        tokens_read=result["tokens_read"], lines=result["lines"], dropped=dropped, replaced=result["replaced"],
+        largest_count=result["largest_count"],
+    )  # fmt: skip
+
+
+def _not_text(source: Source, line: int, offset: int, byte: int) -> EmbedtrainError:
+    where = f"{source.name}: line {line}, byte {offset}: 0x{byte:02x}"
+    if byte == 0:
+        return EmbedtrainError(f"{where}: this looks like a binary file; give UTF-8 text, plain or compressed")
+    return EmbedtrainError(f"{where} is not UTF-8 text; convert the file, or pass --errors replace or --errors skip")
+
+
+# --- lists of words ------------------------------------------------------------------------------------------------
+
+
+def _encode_sentences(sentences: Iterable[Any], options: Options, vocabulary: Vocabulary | None) -> Corpus:
+    if options.tokenizer is not None:
+        raise EmbedtrainError("tokenizer cuts raw text into tokens: give it text files, not lists of words")
+    numbers: defaultdict[str, int] = defaultdict()
+    numbers.default_factory = numbers.__len__
+    number_of = numbers.__getitem__
+    tokens, ends = array("i"), array("q")
+    for sentence in sentences:
+        if isinstance(sentence, str):
+            raise EmbedtrainError(
+                f"sentence {len(ends)} is a string, {sentence[:40]!r}; give a list of words, e.g. sentence.split()"
+            )
+        try:
+            tokens.extend(map(number_of, sentence))
+        except TypeError as error:  # not iterable, or an item that is not hashable and so no string
+            raise EmbedtrainError(f"sentence {len(ends)} is not a list of words: {error}") from error
+        ends.append(len(tokens))
+    ids, line_ends = _array(tokens, np.int32), _array(ends, np.int64)
+    _check_words(numbers, ids, line_ends)
+
+    counts = dict(zip(map(str, numbers), np.bincount(ids, minlength=len(numbers)).tolist(), strict=True))
+    spelled = list(counts)
+    if options.lowercase:
+        spelled = [word.lower() for word in spelled]
+        merged: defaultdict[str, int] = defaultdict(int)
+        for word, count in zip(spelled, counts.values(), strict=True):
+            merged[word] += count
+        counts = merged
+    padding = counts.pop(PAD, 0)
+    if vocabulary is None:
+        vocabulary = Vocabulary.most_frequent(counts, options.min_count, options.max_vocab)
+    rows = {word: row for row, word in enumerate(vocabulary.words)}
+    new_ids = np.fromiter((rows.get(word, -1) for word in spelled), np.int32, len(spelled))
+    kept, offsets = _renumbered(ids, line_ends, new_ids)
+    return _finished(
+        kept, offsets, vocabulary, (Source("lists of words", None),), options,
+        tokens_read=len(ids), lines=len(line_ends), replaced=0, largest_count=max(counts.values(), default=0),
+        dropped={"out_of_vocabulary": len(ids) - len(kept) - padding, "pad_token": padding},
+    )  # fmt: skip
+
+
+def _check_words(numbers: dict[Any, int], ids: npt.NDArray[np.int32], ends: npt.NDArray[np.int64]) -> None:
+    """Refuse tokens that could not be written to a vocabulary and read back."""
+    try:
+        text = "\n".join(numbers)
+        text.encode()
+        if "" not in numbers and "\r" not in text and text.count("\n") == max(len(numbers) - 1, 0):
+            return
+    except (TypeError, UnicodeEncodeError):
+        pass
+    for word, number in numbers.items():
+        if not isinstance(word, str):
+            problem = f"is {word!r}, not a string"
+        elif not word:
+            problem = "is empty"
+        elif "\n" in word or "\r" in word:
+            problem = f"holds a line break: {word[:40]!r}"
+        elif any("\ud800" <= character <= "\udfff" for character in word):
+            problem = f"is not valid Unicode, it holds a lone surrogate: {word[:40]!r}"
+        else:
+            continue
+        position = int(np.flatnonzero(ids == number)[0])
+        sentence = int(np.searchsorted(ends, position, side="right"))
+        token = position - (int(ends[sentence - 1]) if sentence else 0)
+        raise EmbedtrainError(f"sentence {sentence}, token {token} {problem}")
+
+
+# --- text through a tokenizer --------------------------------------------------------------------------------------
+
+
+def _encode_by_tokenizer(found: tuple[Source, ...], options: Options, path: Path, on_bytes: OnBytes) -> Corpus:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer_json = path.read_text(encoding="utf-8")
+        tokenizer = Tokenizer.from_str(tokenizer_json)
+    except OSError as error:
+        raise EmbedtrainError(f"{path}: the tokenizer cannot be read ({error.strerror})") from error
+    except Exception as error:  # what from_str raises has no narrower type
+        raise EmbedtrainError(f"{path}: this is no tokenizer.json of Hugging Face tokenizers ({error})") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+
+    text = _TextReader(options.errors)
+    tokens, ends = array("i"), array("q")
+    with _tokenizer_threads(options.workers):
+        for lines in text.read(found, on_bytes):
+            for encoding in tokenizer.encode_batch_fast(lines, add_special_tokens=False):
+                tokens.extend(encoding.ids)
+                ends.append(len(tokens))
+    if text.size == 0:
+        raise EmbedtrainError(f"{_names(found)} is empty")
+
+    rows = {row: word for word, row in tokenizer.get_vocab(with_added_tokens=True).items()}
+    words = [rows.get(row, f"<unused-{row}>") for row in range(max(rows, default=-1) + 1)]
+    ids = _array(tokens, np.int32)
+    counts = np.bincount(ids, minlength=len(words)).astype(np.int64, copy=False)
+    trained = counts >= options.min_count
+    kept, offsets = _renumbered(ids, _array(ends, np.int64), np.where(trained, np.arange(len(words)), -1))
+    dropped = {"out_of_vocabulary": len(ids) - len(kept), "invalid_utf8": text.skipped}
+    return _finished(
+        kept, offsets, Vocabulary(words, np.where(trained, counts, 0)), found, options,
+        tokens_read=len(ids) + text.skipped, lines=text.lines, dropped=dropped, replaced=text.replaced,
+        largest_count=int(counts.max(initial=0)), tokenizer_json=tokenizer_json,
+    )  # fmt: skip
+
+
+class _TextReader:
+    """Reads files as lines of text, for a tokenizer, with the rules of ``errors`` for the words in them."""
+
+    def __init__(self, errors: str) -> None:
+        self.size = 0  # bytes
+        self.lines = 0
+        self.replaced = 0  # words
+        self.skipped = 0
+        self._errors = errors
+
+    def read(self, found: Sequence[Source], on_bytes: OnBytes) -> Iterator[list[str]]:
+        """Yield the lines, many at a time."""
+        open_line: list[bytes] = []
+        line = offset = 0  # of the file, before open_line
+        for source, chunk in sources.read(found, on_bytes, _TOKENIZER_CHUNK_BYTES):
+            self.size += len(chunk)
+            data = bytes(chunk)
+            cut = data.rfind(b"\n") + 1
+            if data and not cut:
+                open_line.append(data)
+                continue
+            block = b"".join((*open_line, data[:cut]))
+            open_line = [data[cut:]] if data[cut:] else []
+            if block:
+                lines = self._decoded(block, source, line, offset).replace("\r\n", "\n").split("\n")
+                if not lines[-1]:
+                    lines.pop()
+                self.lines += len(lines)
+                line += len(lines)
+                offset += len(block)
+                yield lines
+            if not data:
+                line = offset = 0
+
+    def _decoded(self, block: bytes, source: Source, line: int, offset: int) -> str:
+        if offset == 0 and block.startswith(_BYTE_ORDER_MARK):
+            block = block[len(_BYTE_ORDER_MARK) :]
+            offset = len(_BYTE_ORDER_MARK)
+        bad = _first_bad(block)
+        if bad is None:
+            return block.decode()
+        if self._errors == "strict":
+            raise _not_text(source, line + block.count(b"\n", 0, bad) + 1, offset + bad, block[bad])
+        return _WORD.sub(self._mended, block).decode()
+
+    def _mended(self, match: re.Match[bytes]) -> bytes:
+        word = match[0]
+        if _first_bad(word) is None:
+            return word
+        if self._errors == "skip":
+            self.skipped += 1
+            return b""
+        self.replaced += 1
+        return word.decode(errors="replace").replace("\0", "\ufffd").encode()
+
+
+def _first_bad(text: bytes) -> int | None:
+    """Index of the first byte that is not UTF-8 text, where NUL is none."""
+    nul = text.find(b"\0")
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        return error.start if nul < 0 else min(nul, error.start)
+    return nul if nul >= 0 else None
+
+
+@contextlib.contextmanager
+def _tokenizer_threads(workers: int) -> Iterator[None]:
+    """Tell the tokenizers library how many threads to use, unless the user has; its only way is the environment."""
+    wanted = {"TOKENIZERS_PARALLELISM": str(workers > 1).lower(), "RAYON_NUM_THREADS": str(workers)}
+    missing = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            del os.environ[name]
+
+
+# --- all -----------------------------------------------------------------------------------------------------------
+
+
+def _array(values: array[int], dtype: type[Any]) -> npt.NDArray[Any]:
+    return np.frombuffer(values, dtype) if values else np.empty(0, dtype)
+
+
+def _renumbered(
+    ids: npt.NDArray[np.int32], ends: npt.NDArray[np.int64], new_ids: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Give tokens their new ids, drop those with -1 and the sentences left empty; returns ids and offsets."""
+    renumbered = new_ids.astype(np.int32, copy=False)[ids]
+    kept = renumbered >= 0
+    kept_before = np.zeros(len(ids) + 1, np.int64)
+    np.cumsum(kept, out=kept_before[1:])
+    return renumbered[kept], np.unique(np.append(kept_before[ends], 0))
+
+
+def _finished(
+    ids: npt.NDArray[np.int32],
+    offsets: npt.NDArray[np.int64],
+    vocabulary: Vocabulary,
+    found: tuple[Source, ...],
+    options: Options,
+    *,
+    tokens_read: int,
+    lines: int,
+    dropped: dict[str, int],
+    replaced: int,
+    largest_count: int,
+    tokenizer_json: str | None = None,
+) -> Corpus:
+    """Refuse a corpus from which nothing can be learned; otherwise put all together."""
+    dropped = {reason: count for reason, count in dropped.items() if count}
+    name = _names(found)
+    if tokens_read == 0:
+        raise EmbedtrainError(f"{name}: has no words, only white space")
+    if largest_count == 0:
+        raise EmbedtrainError(f"{name}: no words are left, all were dropped ({', '.join(dropped)})")
+    trained = int(np.count_nonzero(vocabulary.counts))
+    if options.read_vocab is not None:
+        if len(ids) == 0:
+            raise EmbedtrainError(f"{name}: none of its words is in the vocabulary {options.read_vocab}")
+    elif trained == 0:
+        raise EmbedtrainError(
+            f"{name}: no word occurs min-count ({options.min_count}) times, the most frequent one "
+            f"{largest_count} times; lower --min-count or give more text"
+        )
+    elif trained == 1:
+        only = vocabulary.words[int(np.flatnonzero(vocabulary.counts)[0])]
+        raise EmbedtrainError(
+            f"{name}: only one word, {only[:40]!r}, occurs min-count ({options.min_count}) times: there is nothing to "
+            "contrast it with; lower --min-count or give more text"
+        )
+    digest = hashlib.sha256(_lines(vocabulary.words))
+    for values in (ids, offsets):
+        digest.update(np.ascontiguousarray(values).data)
+    return Corpus(
+        ids, offsets, vocabulary, found, tokens_read, lines, dropped, replaced, digest.hexdigest(), tokenizer_json
+    )  # fmt: skip
+
+
+def _lines(words: Iterable[str]) -> bytes:
+    return "".join(f"{word}\n" for word in words).encode()
+
+
+def _names(found: Sequence[Source]) -> str:
+    return found[0].name if len(found) == 1 else f"{found[0].name} and {len(found) - 1} more"

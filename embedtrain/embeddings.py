@@ -1,0 +1,185 @@
+"""The result of training: a table of embeddings and the words its rows belong to."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from embedtrain.errors import EmbedtrainError
+
+# Comparing spellings takes some µs a word; the words are in order of frequency.
+_MAX_COMPARED_SPELLINGS = 50_000
+
+
+class UnknownWordError(KeyError):
+    """A word that has no row. Its message, put together only when it is shown, offers words spelled like it."""
+
+    def __init__(self, word: object, words: Sequence[str]) -> None:
+        super().__init__(word)
+        self.word = word
+        self._words = words
+
+    def __str__(self) -> str:
+        message = f"{self.word!r} is not in the vocabulary"
+        if isinstance(self.word, str):
+            near = difflib.get_close_matches(self.word, self._words[:_MAX_COMPARED_SPELLINGS])
+            if near:
+                message += f"; did you mean {' or '.join(map(repr, near))}?"
+        return message
+
+
+class Embeddings:
+    """Word embeddings: a float32 table (V, D) and the word of each row.
+
+    Behaves like a read-only mapping from word to vector: ``embeddings["word"]`` is a view of its row, a tensor (D,);
+    ``"word" in embeddings``, ``len(embeddings)`` (V, special rows included) and iteration over the words work too.
+
+    :param weight: (V, D) float32; row i belongs to ``words[i]``. Kept on the CPU, and not copied if it is there.
+    :param words: the V tokens, each once, special rows included.
+    :param counts: (V,) how often each word was seen in the corpus, 0 for special rows; None if not known.
+    :param pad_index: the row of the padding token, None if there is none.
+    :param unk_index: the row of the unknown word, None if there is none.
+    :param config: JSON values that say how the embeddings were made; the model card reads ``options``, ``corpus``,
+        ``results`` and ``versions``, all of them optional.
+    :param metrics: the reports of the training run, in order, for ``metrics.jsonl``.
+    :param tokenizer_json: the Hugging Face tokenizer whose ids are the rows, if trained through one.
+    :raises EmbedtrainError: if they do not fit together.
+    """
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        words: Sequence[str],
+        *,
+        counts: npt.NDArray[np.int64] | None = None,
+        pad_index: int | None,
+        unk_index: int | None,
+        config: Mapping[str, Any] | None = None,
+        metrics: Sequence[Mapping[str, Any]] = (),
+        tokenizer_json: str | None = None,
+    ) -> None:
+        self.weight = weight.detach().cpu().contiguous()
+        self.words = list(words)
+        self.counts = None if counts is None else np.asarray(counts, dtype=np.int64)
+        self.pad_index = pad_index
+        self.unk_index = unk_index
+        self.config = dict(config or {})
+        self.metrics = list(metrics)
+        self.tokenizer_json = tokenizer_json
+        self._index = {word: row for row, word in enumerate(self.words)}
+        self._check()
+
+    def _check(self) -> None:
+        size = len(self.words)
+        if self.weight.dtype != torch.float32 or self.weight.ndim != 2 or len(self.weight) != size:
+            shape = f"{self.weight.dtype} {tuple(self.weight.shape)}"
+            raise EmbedtrainError(f"weight must be float32 (V, D) with a row for each of {size:,} words, not {shape}")
+        if self.counts is not None and self.counts.shape != (size,):
+            raise EmbedtrainError(f"counts must be ({size},), one per word, not {self.counts.shape}")
+        if len(self._index) != size:
+            twice = next(word for row, word in enumerate(self.words) if self._index[word] != row)
+            raise EmbedtrainError(f"token {twice!r} has more than one row; each token must be there once")
+        for name, index in (("pad_index", self.pad_index), ("unk_index", self.unk_index)):
+            if index is not None and not 0 <= index < size:
+                raise EmbedtrainError(f"{name} {index} is not a row of the table, which has {size:,}")
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.words)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._index
+
+    def __getitem__(self, word: str) -> torch.Tensor:
+        return self.weight[self.index(word)]
+
+    def __repr__(self) -> str:
+        return f"Embeddings({len(self):,} words, dim {self.dim})"
+
+    @property
+    def dim(self) -> int:
+        """Numbers per embedding (D)."""
+        return self.weight.shape[1]
+
+    def index(self, word: str) -> int:
+        """Return the row of a word.
+
+        :raises KeyError: if it has none; the message offers words spelled like it.
+        """
+        try:
+            return self._index[word]
+        except KeyError:
+            raise UnknownWordError(word, self.words) from None
+
+    def most_similar(
+        self,
+        positive: str | Sequence[str] | torch.Tensor,
+        negative: str | Sequence[str] = (),
+        topn: int = 10,
+    ) -> list[tuple[str, float]]:
+        """Return the words nearest to a word, to a vector, or to the mean of several words.
+
+        As in gensim: the query is the mean of the unit vectors of the words, those of ``negative`` turned round, so
+        ``most_similar(["king", "woman"], ["man"])`` answers "man is to king as woman is to …".
+
+        :param positive: a word, several words, or a vector (D,).
+        :param negative: a word or words to move away from.
+        :param topn: how many neighbours, at least 1.
+        :return: (word, cosine similarity from -1 to 1), nearest first, without the words of the query and the special
+            rows.
+        :raises KeyError: if a word is unknown.
+        """
+        if topn < 1:
+            raise EmbedtrainError(f"topn must be at least 1, not {topn}")
+        left_out = {index for index in (self.pad_index, self.unk_index) if index is not None}
+        query = torch.zeros(self.dim)
+        if isinstance(positive, torch.Tensor):
+            if positive.shape != (self.dim,):
+                raise EmbedtrainError(f"a vector to compare with must be ({self.dim},), not {tuple(positive.shape)}")
+            query += positive.detach().to(query)
+            positive = ()
+        for words, sign in ((positive, 1.0), (negative, -1.0)):
+            rows = [self.index(word) for word in ([words] if isinstance(words, str) else words)]
+            query += sign * nn.functional.normalize(self.weight[rows]).sum(dim=0)
+            left_out.update(rows)
+        scores = self.weight @ nn.functional.normalize(query, dim=0)  # (V,)
+        scores /= self.weight.norm(dim=1).clamp_min_(torch.finfo(torch.float32).tiny)
+        scores[list(left_out)] = -torch.inf
+        best = scores.topk(min(topn, len(self) - len(left_out)))
+        return [
+            (self.words[row], score) for row, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    def to_torch(self, *, freeze: bool) -> nn.Embedding:
+        """Return a copy of the table as a PyTorch layer, with the pad row as its ``padding_idx``.
+
+        :param freeze: True keeps the embeddings as they are, False trains them with the model. There is no default
+            because PyTorch's own (frozen) surprises those who mean to fine-tune.
+        """
+        layer: nn.Embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
+            self.weight.clone(), freeze=freeze, padding_idx=self.pad_index
+        )
+        return layer
+
+    def save(self, folder: str | Path, overwrite: bool = False, export: Sequence[str] = ()) -> None:
+        """Write the result folder: all of it or, if anything fails, nothing.
+
+        :param folder: where; it must not exist, or be empty.
+        :param overwrite: replace a folder that holds an earlier result.
+        :param export: other formats to write beside ``embedding.pt``, names out of
+            :data:`embedtrain.formats.EXPORTS`.
+        :raises EmbedtrainError: if the folder cannot be written, or a word cannot be held by a format.
+        """
+        from embedtrain.checkpoint import OutputFolder
+
+        with OutputFolder(folder, overwrite=overwrite) as output:
+            output.commit(self, export=export)

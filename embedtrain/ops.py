@@ -1,0 +1,313 @@
+"""The native operations as PyTorch operators, ``torch.ops.embedtrain.*``.
+
+The native core knows nothing of torch: it takes addresses and sizes. Here their types, shapes, devices and layouts are
+checked, the tensors are kept alive through the call, and each operation is registered with :mod:`torch.library` (with
+its mutated arguments and a fake, so that ``opcheck`` passes and ``torch.compile`` can trace around it).
+
+Shapes: V words, D numbers per row, N tokens, S sentences, K negatives.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from embedtrain.native import core
+
+_ROW_ALIGNMENT = 16  # floats: rows start on a cache line
+
+
+def new_table(rows: int, dim: int) -> Tensor:
+    """Return zeros, float32 (rows, dim), in the layout the kernels work on.
+
+    Each row starts on a cache line (64 bytes) and the memory is backed by huge pages where the system gives them. Other
+    tables work too, but are copied on each call.
+    """
+    stride = -(-dim // _ROW_ALIGNMENT) * _ROW_ALIGNMENT
+    storage = torch.empty(rows * stride, dtype=torch.float32)
+    core.advise_huge_pages(storage.data_ptr(), storage.nbytes)
+    return storage.zero_().view(rows, stride)[:, :dim]
+
+
+def _require(tensor: Tensor, name: str, dtype: torch.dtype, *shape: int | None) -> int:
+    """Check a tensor and return its address. ``None`` in the shape is any size."""
+    if tensor.dtype != dtype:
+        raise TypeError(f"{name} must be {dtype}, not {tensor.dtype}")
+    if tensor.device.type != "cpu":
+        raise TypeError(f"{name} must be on the CPU, not on {tensor.device}")
+    if tensor.dim() != len(shape) or any(want is not None and want != got for want, got in zip(shape, tensor.shape, strict=False)):
+        wanted = ", ".join("any" if want is None else str(want) for want in shape)
+        raise ValueError(f"{name} must have shape ({wanted}), not {tuple(tensor.shape)}")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} must be contiguous")
+    return int(tensor.data_ptr())
+
+
+def _require_table(tensor: Tensor, name: str) -> None:
+    if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or tensor.dim() != 2:
+        raise TypeError(f"{name} must be a float32 matrix on the CPU, not {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}")
+
+
+def _is_padded(table: Tensor) -> bool:
+    aligned = table.data_ptr() % (4 * _ROW_ALIGNMENT) == 0 and table.stride(0) % _ROW_ALIGNMENT == 0
+    # A row narrower than its stride needs the floats between to be its own: new_table() gives that.
+    own = table.stride(0) - table.shape[1] < _ROW_ALIGNMENT and table.stride(0) >= table.shape[1]
+    return table.stride(1) == 1 and aligned and own
+
+
+def _padded(table: Tensor) -> Tensor:
+    if _is_padded(table):
+        return table
+    copy = new_table(*table.shape)
+    copy.copy_(table)
+    return copy
+
+
+def _require_at_least(low: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < low:
+            raise ValueError(f"{name} must be at least {low}, not {value}")
+
+
+@torch.library.custom_op("embedtrain::alias_table", mutates_args=(), device_types="cpu")
+def alias_table(counts: Tensor, exponent: float) -> Tensor:
+    """Return the noise distribution, in proportion to ``counts ** exponent``, as an alias table.
+
+    :param counts: int64 (V,), at least one above 0; a word with count 0 is (but for 1 in 2^32 draws) never drawn.
+    :return: int32 (V, 2), the bits of (uint32 threshold, uint32 alias): a uniformly drawn column gives its own word if
+        a uniform uint32 is <= threshold, else its alias (Walker 1977, built by Vose 1991).
+    """
+    address = _require(counts, "counts", torch.int64, None)
+    if counts.numel() == 0 or int(counts.min()) < 0 or int(counts.max()) == 0:
+        raise ValueError("counts must not be negative, and one must be above 0")
+    table = torch.empty((counts.numel(), 2), dtype=torch.int32)
+    core.alias_table(address, counts.numel(), exponent, table.data_ptr())
+    return table
+
+
+@alias_table.register_fake
+def _(counts: Tensor, exponent: float) -> Tensor:
+    return counts.new_empty((counts.shape[0], 2), dtype=torch.int32)
+
+
+@torch.library.custom_op("embedtrain::keep_thresholds", mutates_args=(), device_types="cpu")
+def keep_thresholds(counts: Tensor, sample: float) -> Tensor:
+    """Return, for each word, the subsampling threshold: an occurrence is kept if a uniform uint32 is <= threshold.
+
+    The probability is that of word2vec.c, ``(sqrt(f / sample) + 1) * sample / f`` with f the word's share of the corpus.
+
+    :param counts: int64 (V,).
+    :param sample: 0 keeps every occurrence.
+    :return: int32 (V,), the bits of uint32.
+    """
+    address = _require(counts, "counts", torch.int64, None)
+    thresholds = torch.empty(counts.numel(), dtype=torch.int32)
+    core.keep_thresholds(address, counts.numel(), sample, thresholds.data_ptr())
+    return thresholds
+
+
+@keep_thresholds.register_fake
+def _(counts: Tensor, sample: float) -> Tensor:
+    return counts.new_empty(counts.shape, dtype=torch.int32)
+
+
+@torch.library.custom_op("embedtrain::draw_negatives", mutates_args=(), device_types="cpu")
+def draw_negatives(noise: Tensor, first_position: int, n: int, negative: int, epoch: int, seed: int) -> Tensor:
+    """Return the noise words of n positions, int32 (n, K), as training draws them.
+
+    :param noise: the result of :func:`alias_table`.
+    """
+    address = _require(noise, "noise", torch.int32, None, 2)
+    _require_at_least(0, n=n, first_position=first_position, epoch=epoch, seed=seed)
+    _require_at_least(1, negative=negative, vocabulary=noise.shape[0])
+    negatives = torch.empty((n, negative), dtype=torch.int32)
+    core.draw_negatives(
+        address, noise.shape[0], seed, epoch, first_position, n, negative, negatives.data_ptr()
+    )
+    return negatives
+
+
+@draw_negatives.register_fake
+def _(noise: Tensor, first_position: int, n: int, negative: int, epoch: int, seed: int) -> Tensor:
+    return noise.new_empty((n, negative), dtype=torch.int32)
+
+
+@torch.library.custom_op("embedtrain::draw_tokens", mutates_args=(), device_types="cpu")
+def draw_tokens(
+    ids: Tensor, keep: Tensor, first_position: int, window: int, epoch: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return which tokens survive the subsampling, and the width of the window of each.
+
+    :param ids: int32 (N,), ``ids[i]`` stands at position ``first_position + i``.
+    :param keep: the result of :func:`keep_thresholds`.
+    :return: bool (N,) and int32 (N,), widths 1 to window.
+    """
+    address = _require(ids, "ids", torch.int32, None)
+    thresholds = _require(keep, "keep", torch.int32, None)
+    _require_at_least(0, first_position=first_position, epoch=epoch, seed=seed)
+    _require_at_least(1, window=window)
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < keep.numel():
+        raise ValueError(f"ids must be from 0 to {keep.numel() - 1}")
+    kept = torch.empty(ids.numel(), dtype=torch.bool)
+    widths = torch.empty(ids.numel(), dtype=torch.int32)
+    core.draw_tokens(
+        address, thresholds, seed, epoch, first_position, ids.numel(), window, kept.data_ptr(), widths.data_ptr()
+    )
+    return kept, widths
+
+
+@draw_tokens.register_fake
+def _(
+    ids: Tensor, keep: Tensor, first_position: int, window: int, epoch: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    return ids.new_empty(ids.shape, dtype=torch.bool), ids.new_empty(ids.shape, dtype=torch.int32)
+
+
+@torch.library.custom_op("embedtrain::initial_weights", mutates_args=("table",), device_types="cpu")
+def initial_weights(table: Tensor, first_row: int, seed: int) -> None:
+    """Fill an input table, float32 (rows, D), with its initial weights: uniform in ±0.5 / D, row by row from first_row."""
+    _require_table(table, "table")
+    _require_at_least(0, first_row=first_row, seed=seed)
+    if table.stride(1) != 1:
+        raise ValueError("the rows of table must be contiguous")
+    core.initial_weights(table.data_ptr(), first_row, table.shape[0], table.shape[1], table.stride(0), seed)
+
+
+@initial_weights.register_fake
+def _(table: Tensor, first_row: int, seed: int) -> None:
+    return None
+
+
+@torch.library.custom_op("embedtrain::train_block", mutates_args=("input", "output", "stats"), device_types="cpu")
+def train_block(
+    input: Tensor,
+    output: Tensor,
+    stats: Tensor,
+    ids: Tensor,
+    offsets: Tensor,
+    keep: Tensor,
+    noise: Tensor,
+    begin: int,
+    end: int,
+    first_position: int,
+    corpus_size: int,
+    epoch: int,
+    epochs: int,
+    seed: int,
+    window: int,
+    negative: int,
+    shrink_window: bool,
+    alpha: float,
+    min_alpha: float,
+    workers: int,
+) -> None:
+    """Train on the centres ``ids[begin:end]``: fused skip-gram negative sampling (Mikolov et al. 2013), in place.
+
+    Tokens outside the span are context only, so a corpus may be cut anywhere. For a centre with contexts X (rows of
+    input) and targets Y (rows of output: the centre and its K noise words), all of a window are updated from the values
+    before it: ``G = rate * (label - sigmoid(X Yᵀ)); Y += Gᵀ X; X += G Y``.
+
+    :param input: float32 (V, D), the embeddings; best from :func:`new_table`.
+    :param output: float32 (V, D), likewise.
+    :param stats: float64 (3,); added to: the loss (sum over pairs of -log σ(positive) - Σ log σ(-negatives)), the number
+        of (centre, context) pairs, and the number of centres (tokens that survived the subsampling).
+    :param ids: int32 (N,). :param offsets: int64 (S + 1,): sentence s is ``ids[offsets[s]:offsets[s + 1]]``.
+    :param keep: from :func:`keep_thresholds`. :param noise: from :func:`alias_table`.
+    :param first_position: the position of ids[0] in the corpus. Draws and rate depend on positions alone.
+    :param corpus_size: positions in an epoch; the rate falls linearly from alpha to min_alpha over epochs * corpus_size.
+    :param workers: threads; one is bit-for-bit repeatable, several update without locks.
+    :raises ValueError: shapes, offsets or ids that do not fit each other.
+    """
+    tables, block = _block(
+        input, output, ids, offsets, keep, noise, begin, end, first_position, corpus_size, epoch, epochs, seed, window,
+        negative, shrink_window, alpha, min_alpha,
+    )  # fmt: skip
+    _require(stats, "stats", torch.float64, 3)
+    _require_at_least(1, workers=workers)
+    loss, pairs, centres = core.train_block(begin, end, workers, **block)
+    for given, used in zip((input, output), tables, strict=True):
+        if used is not given:
+            given.copy_(used)
+    stats[0] += loss
+    stats[1] += pairs
+    stats[2] += centres
+
+
+@train_block.register_fake
+def _(*arguments: Any) -> None:
+    return None
+
+
+def list_windows(
+    ids: Tensor, offsets: Tensor, keep: Tensor, noise: Tensor, begin: int, end: int, **options: Any
+) -> tuple[Tensor, ...]:
+    """Show what :func:`train_block` trains on with the same arguments, without training.
+
+    :return: centre positions (n,), offsets (n + 1,) into the context positions (m,), noise words (n, K) as drawn, and
+        rates (n,). Centres without a context are left out.
+    """
+    table = new_table(keep.numel(), 1)
+    _, block = _block(table, table, ids, offsets, keep, noise, begin, end, **options)
+    centres, context_offsets, contexts, negatives, rates = map(torch.from_numpy, core.list_windows(begin, end, **block))
+    return centres, context_offsets, contexts, negatives.view(len(centres), -1), rates
+
+
+def _block(
+    input: Tensor,
+    output: Tensor,
+    ids: Tensor,
+    offsets: Tensor,
+    keep: Tensor,
+    noise: Tensor,
+    begin: int,
+    end: int,
+    first_position: int,
+    corpus_size: int,
+    epoch: int,
+    epochs: int,
+    seed: int,
+    window: int,
+    negative: int,
+    shrink_window: bool,
+    alpha: float,
+    min_alpha: float,
+) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
+    """Check everything and return the tables to work on and the native block."""
+    _require_table(input, "input")
+    _require_table(output, "output")
+    if input.shape != output.shape:
+        raise ValueError(f"input {tuple(input.shape)} and output {tuple(output.shape)} must have the same shape")
+    vocabulary, dim = input.shape
+    _require_at_least(1, vocabulary=vocabulary, dim=dim, window=window, negative=negative, corpus_size=corpus_size)
+    _require_at_least(0, begin=begin, first_position=first_position, epoch=epoch, seed=seed, sentences=offsets.numel() - 1)
+    _require_at_least(epoch + 1, epochs=epochs)
+    if end > ids.numel():
+        raise ValueError(f"end must be at most the number of ids, {ids.numel()}, not {end}")
+    tables = (_padded(input), _padded(output))
+    if tables[0].stride(0) != tables[1].stride(0):
+        raise ValueError("input and output must have the same stride")
+    return tables, {
+        "input": tables[0].data_ptr(),
+        "output": tables[1].data_ptr(),
+        "stride": tables[0].stride(0),
+        "dim": dim,
+        "ids": _require(ids, "ids", torch.int32, None),
+        "tokens": ids.numel(),
+        "offsets": _require(offsets, "offsets", torch.int64, None),
+        "sentences": offsets.numel() - 1,
+        "first_position": first_position,
+        "keep": _require(keep, "keep", torch.int32, vocabulary),
+        "noise": _require(noise, "noise", torch.int32, vocabulary, 2),
+        "vocabulary": vocabulary,
+        "seed": seed,
+        "epoch": epoch,
+        "window": window,
+        "negative": negative,
+        "shrink_window": shrink_window,
+        "alpha": alpha,
+        "alpha_step": (alpha - min_alpha) / (epochs * corpus_size),
+        "min_alpha": min_alpha,
+        "corpus_size": corpus_size,
+    }

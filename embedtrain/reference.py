@@ -1,0 +1,167 @@
+"""The algorithm in plain Python and float64: what the native kernels are tested against, and the way to understand them.
+
+Nothing here is fast. It enumerates exactly the windows that the kernels train on, because every draw is a function of
+(seed, epoch, position, purpose) alone.
+
+- Mikolov et al., "Distributed Representations of Words and Phrases and their Compositionality", 2013: skip-gram with
+  negative sampling, subsampling of frequent words.
+- Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011: Philox4x32-10.
+- Ji et al., "Parallelizing Word2Vec in Shared and Distributed Memory", 2016: negatives shared by a window's contexts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+
+# What a draw is for; part of its counter.
+TOKEN, NEGATIVE, INITIAL = 0, 1, 2
+
+
+def philox(counter: Array, key: tuple[int, int]) -> Array:
+    """Philox4x32-10: uint32 (n, 4) counters to uint32 (n, 4) random numbers."""
+    c = counter.astype(np.uint64)
+    mask = np.uint64(0xFFFFFFFF)
+    k0, k1 = key
+    for _ in range(10):
+        p0 = np.uint64(0xD2511F53) * c[:, 0]
+        p1 = np.uint64(0xCD9E8D57) * c[:, 2]
+        high0, high1 = p0 >> np.uint64(32), p1 >> np.uint64(32)
+        c = np.stack(
+            [high1 ^ c[:, 1] ^ np.uint64(k0), p1 & mask, high0 ^ c[:, 3] ^ np.uint64(k1), p0 & mask], axis=1
+        )
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    return c.astype(np.uint32)
+
+
+def draw(seed: int, epoch: int, positions: Array, purpose: int, index: int = 0) -> Array:
+    """Return four random uint32 for each position, (n, 4)."""
+    at = np.asarray(positions, dtype=np.uint64)
+    counter = np.empty((len(at), 4), dtype=np.uint64)
+    counter[:, 0] = at & np.uint64(0xFFFFFFFF)
+    counter[:, 1] = at >> np.uint64(32)
+    counter[:, 2] = epoch
+    counter[:, 3] = purpose | index << 8
+    return philox(counter, (seed & 0xFFFFFFFF, seed >> 32))
+
+
+def keep_probabilities(counts: Array, sample: float) -> Array:
+    """Return the chance of each word's occurrences to survive, float64 (V,)."""
+    if sample == 0:
+        return np.ones(len(counts))
+    frequency = counts / counts.sum()
+    return np.minimum(1.0, (np.sqrt(frequency / sample) + 1) * sample / frequency)
+
+
+def noise_probabilities(counts: Array, exponent: float) -> Array:
+    """Return the chance of each word to be drawn as noise, float64 (V,)."""
+    mass = counts.astype(np.float64) ** exponent
+    return mass / mass.sum()
+
+
+def noise_words(seed: int, epoch: int, positions: Array, negative: int, table: Array) -> Array:
+    """Draw K noise words for each position, int64 (n, K), from an alias table, uint32 (V, 2)."""
+    size = np.uint64(len(table))
+    words = np.empty((len(positions), negative), dtype=np.int64)
+    for k in range(negative):
+        bits = draw(seed, epoch, positions, NEGATIVE, k // 2).astype(np.uint64)
+        high, low = bits[:, 2 * (k % 2)], bits[:, 2 * (k % 2) + 1]
+        point = high * size + (low * size >> np.uint64(32))  # a uniform number in [0, V), 32 bits after the point
+        column, coin = point >> np.uint64(32), point & np.uint64(0xFFFFFFFF)
+        threshold, alias = table[column.astype(np.int64)].T
+        words[:, k] = np.where(coin <= threshold, column, alias)
+    return words
+
+
+def initial_weights(rows: int, dim: int, seed: int) -> Array:
+    """Return the input table before training, float64 (rows, D): uniform in ±0.5 / D."""
+    columns = [draw(seed, 0, np.arange(rows), INITIAL, index) for index in range(-(-dim // 4))]
+    uniform = (np.concatenate(columns, axis=1)[:, :dim] + 0.5) / 2.0**32
+    return (uniform - 0.5) / dim
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """One centre: its position, the positions of its contexts, its noise words and the learning rate."""
+
+    centre: int
+    contexts: list[int]
+    negatives: Array
+    rate: float
+
+
+def windows(
+    ids: Array,
+    offsets: Array,
+    keep: Array,
+    noise: Array,
+    *,
+    epoch: int,
+    epochs: int,
+    seed: int,
+    window: int,
+    negative: int,
+    shrink_window: bool,
+    alpha: float,
+    min_alpha: float,
+) -> Iterator[Window]:
+    """Enumerate the windows of an epoch, in order.
+
+    :param ids: (N,) words. :param offsets: (S + 1,) sentences.
+    :param keep: uint32 (V,) thresholds. :param noise: uint32 (V, 2) alias table.
+    """
+    positions = np.arange(len(ids))
+    bits = draw(seed, epoch, positions, TOKEN)
+    kept = bits[:, 0] <= keep[ids]
+    widths = np.full(len(ids), window)
+    if shrink_window:
+        widths = 1 + (bits[:, 1].astype(np.uint64) * np.uint64(window) >> np.uint64(32)).astype(np.int64)
+    negatives = noise_words(seed, epoch, positions, negative, noise)
+    step = (alpha - min_alpha) / (epochs * len(ids))
+    for begin, end in zip(offsets[:-1], offsets[1:], strict=True):
+        # Subsampling comes first: windows reach over the gaps.
+        sentence = (begin + np.flatnonzero(kept[begin:end])).tolist()
+        for i, centre in enumerate(sentence):
+            width = int(widths[centre])
+            contexts = sentence[max(0, i - width) : i] + sentence[i + 1 : i + 1 + width]
+            if contexts:
+                rate = max(min_alpha, alpha - step * (epoch * len(ids) + centre))
+                yield Window(centre, contexts, negatives[centre], rate)
+
+
+def train_window(input: Array, output: Array, ids: Array, window: Window) -> float:
+    """Train on one window, in place; return its loss, the sum over its pairs.
+
+    All of the window's pairs see the values before it; a word that stands in it twice counts twice.
+    """
+    word = ids[window.centre]
+    contexts = ids[window.contexts]
+    noise = window.negatives[window.negatives != word]  # a centre is not its own noise
+    targets = np.concatenate([[word], noise])
+    label = np.zeros(len(targets))
+    label[0] = 1
+    x, y = input[contexts], output[targets]
+    scores = x @ y.T
+    g = window.rate * (label - 1 / (1 + np.exp(-scores)))
+    np.add.at(output, targets, g.T @ x)
+    np.add.at(input, contexts, g @ y)
+    return float(np.logaddexp(0, np.where(label == 1, -scores, scores)).sum())
+
+
+def train(
+    ids: Array, offsets: Array, keep: Array, noise: Array, *, dim: int, epochs: int, seed: int, **options: float
+) -> tuple[Array, Array, float]:
+    """Train from the start; return the two tables, float64 (V, D), and the mean loss per pair of the last epoch."""
+    input = initial_weights(len(keep), dim, seed)
+    output = np.zeros_like(input)
+    for epoch in range(epochs):
+        loss, pairs = 0.0, 0
+        for window in windows(ids, offsets, keep, noise, epoch=epoch, epochs=epochs, seed=seed, **options):  # type: ignore[arg-type]
+            loss += train_window(input, output, ids, window)
+            pairs += len(window.contexts)
+    return input, output, loss / max(pairs, 1)

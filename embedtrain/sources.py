@@ -1,0 +1,199 @@
+"""Opens the files of a corpus, decompresses them and reads ahead, beside the work on what has been read."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import importlib
+import io
+import lzma
+import queue
+import stat
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from embedtrain.errors import EmbedtrainError
+
+STANDARD_INPUT = "standard input"
+
+OnBytes = Callable[[int, "int | None"], None]
+
+# name, magic bytes
+_MAGIC = (
+    ("gzip", b"\x1f\x8b\x08"),
+    ("bz2", b"BZh"),
+    ("xz", b"\xfd7zXZ\x00"),
+    ("zstd", b"\x28\xb5\x2f\xfd"),
+)
+_HEAD_BYTES = 10
+_BZ2_BLOCKS = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")  # of a file with content and of one without
+
+
+@dataclass(frozen=True)
+class Source:
+    """A part of the corpus: what was read."""
+
+    name: str
+    size: int | None
+    """Bytes as stored (compressed, if it is), None when unknown."""
+
+
+def find(path: str | Path) -> Source:
+    """Look up a file, "-" being standard input.
+
+    :raises EmbedtrainError: if there is no such file, or it is a folder.
+    """
+    if str(path) == "-":
+        return Source(STANDARD_INPUT, None)
+    try:
+        info = Path(path).stat()
+    except FileNotFoundError as error:
+        hint = "; a list of strings is a list of files: give sentences as lists of words" if " " in str(path) else ""
+        raise EmbedtrainError(f"{path}: no such file{hint}") from error
+    except (OSError, ValueError) as error:
+        raise EmbedtrainError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if stat.S_ISDIR(info.st_mode):
+        raise EmbedtrainError(f"{path}: is a folder; give the files in it, e.g. {path}/*.txt")
+    return Source(str(path), info.st_size if stat.S_ISREG(info.st_mode) else None)
+
+
+def read(sources: Sequence[Source], on_bytes: OnBytes, chunk_bytes: int) -> Iterator[tuple[Source, memoryview]]:
+    """Yield the text of the sources in chunks, and after each source an empty chunk. A chunk is valid until the next.
+
+    A thread of its own reads and decompresses ahead.
+
+    :param on_bytes: called with the stored bytes read so far, and those of all sources (None: unknown).
+    :raises EmbedtrainError: what cannot be read or decompressed, when its turn comes.
+    """
+    total = None if any(source.size is None for source in sources) else sum(source.size or 0 for source in sources)
+    free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
+    for _ in range(3):  # one being filled, one waiting, one being worked on
+        free.put(bytearray(chunk_bytes))
+    filled: queue.SimpleQueue[tuple[Source, bytearray, int, int] | BaseException | None] = queue.SimpleQueue()
+
+    def run() -> None:
+        done = 0
+        try:
+            for source in sources:
+                with _Stored(source) as stored, _decompressed(stored) as text:
+                    size = -1
+                    while size != 0:
+                        buffer = free.get()
+                        if buffer is None:
+                            return
+                        size = stored.fill(text, buffer)
+                        filled.put((source, buffer, size, done + stored.done))
+                    done += stored.done
+            filled.put(None)
+        except BaseException as error:
+            filled.put(error)
+
+    thread = threading.Thread(target=run, name="embedtrain-read", daemon=True)
+    thread.start()
+    try:
+        while (item := filled.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            source, buffer, size, done = item
+            with memoryview(buffer) as view, view[:size] as chunk:
+                yield source, chunk
+            free.put(buffer)
+            on_bytes(done, total)
+    finally:
+        free.put(None)  # the thread ends when it is through with the buffers it has
+
+
+class _Stored(io.RawIOBase):
+    """The bytes of a source as they are stored, counted."""
+
+    def __init__(self, source: Source) -> None:
+        self.name = source.name
+        self.done = 0
+        self.compression: str | None = None
+        self._owned = source.name != STANDARD_INPUT
+        try:
+            self._file: Any = io.FileIO(source.name) if self._owned else sys.stdin.buffer
+            # A pipe may give less than it is asked for.
+            self._head = b""
+            while len(self._head) < _HEAD_BYTES and (more := self._file.read(_HEAD_BYTES - len(self._head))):
+                self._head += more
+        except OSError as error:
+            raise self._unreadable(error) from error
+        for compression, magic in _MAGIC:
+            if self._head.startswith(magic) and (compression != "bz2" or self._head[4:10] in _BZ2_BLOCKS):
+                self.compression = compression
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._head:
+            size = min(len(buffer), len(self._head))
+            buffer[:size] = self._head[:size]
+            self._head = self._head[size:]
+        else:
+            size = self._file.readinto(buffer) or 0
+        self.done += size
+        return size
+
+    def fill(self, text: io.RawIOBase, buffer: bytearray) -> int:
+        """Read from ``text``, this or its decompression, until the buffer is full or the text ends."""
+        size = 0
+        try:
+            with memoryview(buffer) as view:
+                while size < len(buffer):
+                    with view[size:] as rest:
+                        more = text.readinto(rest)
+                    if not more:
+                        break
+                    size += more
+        except (EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+            raise self._damaged(error) from error
+        except OSError as error:
+            if self.compression is None or error.errno is not None:
+                raise self._unreadable(error) from error
+            raise self._damaged(error) from error
+        except Exception as error:
+            if type(error).__name__ != "ZstdError":  # its module may not be there
+                raise
+            raise self._damaged(error) from error
+        return size
+
+    def close(self) -> None:
+        if self._owned and not self.closed:
+            self._file.close()
+        super().close()
+
+    def _unreadable(self, error: OSError) -> EmbedtrainError:
+        return EmbedtrainError(f"{self.name}: cannot be read ({error.strerror or error})")
+
+    def _damaged(self, error: Exception) -> EmbedtrainError:
+        return EmbedtrainError(f"{self.name}: the {self.compression} file is damaged or cut off ({error})")
+
+
+def _decompressed(stored: _Stored) -> io.RawIOBase:
+    file: Any = stored
+    if stored.compression == "gzip":
+        return cast(io.RawIOBase, gzip.GzipFile(fileobj=file))
+    if stored.compression == "bz2":
+        return cast(io.RawIOBase, bz2.BZ2File(file))
+    if stored.compression == "xz":
+        return cast(io.RawIOBase, lzma.LZMAFile(file))
+    if stored.compression == "zstd":
+        return cast(io.RawIOBase, _zstd().ZstdFile(file))
+    return stored
+
+
+def _zstd() -> Any:
+    try:
+        return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    except ImportError as error:
+        raise EmbedtrainError(
+            "to read .zst files, install zstd support (pip install backports.zstd), "
+            "or decompress them: zstd -dc FILE.zst | python -m embedtrain.fit -"
+        ) from error

@@ -1,0 +1,143 @@
+"""The benchmark harness, end to end on a tiny made-up corpus, and its readers of evaluation files."""
+
+import hashlib
+import importlib
+import json
+import lzma
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+CITIES = {"rome": "italy", "paris": "france", "oslo": "norway", "cairo": "egypt"}
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Write a corpus of 2,000 short lines, packed, and questions about its words."""
+    draw = random.Random(1)
+    lines = [f"{city} lies in {country} they say {draw.choice('abcdefg')}" for city, country in CITIES.items()] * 500
+    with lzma.open(tmp_path / "corpus.txt.xz", "wt", encoding="utf-8") as file:
+        file.write("\n".join(lines))
+    (tmp_path / "pairs.tsv").write_text(
+        "word1\tword2\tscore\n"
+        + "".join(f"{city}\t{country}\t9.5\n{city}\tsay\t1\n" for city, country in CITIES.items())
+    )
+    (tmp_path / "analogies.txt").write_text(": capitals\nrome italy paris france\noslo norway cairo egypt\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("tools", [["gensim"], ["embedtrain", "gensim"]], ids=" ".join)
+def test_comparison(data: Path, tools: list[str]) -> None:
+    command = [sys.executable, str(BENCHMARKS / "compare.py"), str(data / "corpus.txt.xz"), "--tools", *tools]
+    command += ["--pairs", str(data / "pairs.tsv"), "--analogies", str(data / "analogies.txt"), "--seeds", "2"]
+    command += ["--dim", "8", "--epochs", "2", "--json", str(data / "out.json")]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+    results = json.loads((data / "out.json").read_text())
+    text = lzma.decompress((data / "corpus.txt.xz").read_bytes())
+    assert results["corpus"]["sha256"] == hashlib.sha256(text).hexdigest()
+    assert results["corpus"]["tokens"] == len(text.split()) == 14_000
+    assert results["machine"]["cores"] >= 1
+    assert str(data) not in results["command"]
+    assert [(run["seed"], run["tool"]) for run in results["runs"]] == [
+        (seed, tool) for seed in (1, 2) for tool in tools
+    ]
+    for run in results["runs"]:
+        assert 0 < 14_000 * 2 / run["words_per_second"] < run["wall_seconds"]
+        assert run["peak_memory_mb"] > 20
+        assert set(run["quality"]) == set(run["unknown"]) == {"pairs", "analogies"}
+        assert run["unknown"] == {"pairs": 0, "analogies": 0}
+    assert len({run["vocabulary"] for run in results["runs"]}) == 1
+    for tool in tools:
+        wall = results["summary"][tool]["wall_seconds"]
+        assert wall["min"] <= wall["median"] <= wall["max"]
+    assert results["corpus"]["sha256"] in ran.stdout
+    assert all(tool in ran.stdout for tool in tools)
+
+
+def test_table_and_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    compare, report = importlib.import_module("compare"), importlib.import_module("report")
+    runs = [
+        {
+            "tool": tool,
+            "seed": seed,
+            "words_per_second": speed * 1e6 * (1 + seed / 10),
+            "wall_seconds": 100 / speed,
+            "peak_memory_mb": 500.0,
+            "vocabulary": 50_000,
+            "quality": {"wordsim353": 0.5 + seed / 100, "unheard-of": 0.25},
+        }
+        for seed in (1, 2, 4)
+        for tool, speed in (("embedtrain", 8.0), ("gensim", 0.5))
+    ]
+    results = {
+        "command": "python benchmarks/compare.py corpus.txt",
+        "date": "2024-02-29T12:00:00+00:00",
+        "machine": compare.describe_machine(),
+        "versions": compare.describe_versions(),
+        "settings": {"dim": 100, "window": 5, "negative": 5, "sample": 1e-3, "epochs": 5, "workers": 2},
+        "corpus": {"name": "corpus.txt", "bytes": 10**8, "tokens": 2 * 10**7, "sha256": "0" * 64},
+        "runs": runs,
+        "summary": compare.summarise(runs),
+    }
+    speed, wall, memory, known, unheard_of = report.table(results).splitlines()[2:7]
+    assert "9.60 (8.80–11.20)" in speed
+    assert speed.split("|")[-2].strip() == "16.0 times as fast"
+    assert wall.split("|")[-2].strip() == "16.0 times as fast"
+    assert memory.split("|")[-2].strip() == "1.00 times as much"
+    assert "WordSim-353" in known
+    assert "0.523 (0.510–0.540)" in known  # the mean of the seeds, not the median
+    assert unheard_of.split("|")[-2].strip() == "+0.000"
+
+    report.draw(results, tmp_path / "out.png")
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_fails_says_why(data: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "compare.py"), str(data / "corpus.txt.xz"), "--tools", "gensim"]
+    ran = subprocess.run([*command, "--min-count", "1000000"], capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert "this command failed" in ran.stderr
+    assert "gensim_fit.py" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("love\tsex\t6.77\ntiger\ttiger\t10.00\n", [("love", "sex", 6.77), ("tiger", "tiger", 10.0)]),
+        ("old new 1.58\n", [("old", "new", 1.58)]),
+        ("Word 1,Word 2,Human (mean)\nnew york,city,7.5\n", [("new york", "city", 7.5)]),
+        ("word1\tword2\tPOS\tSimLex999\tconc\nold\tnew\tA\t1.58\t2\n", [("old", "new", 1.58)]),
+        ("\ufeff# a comment\r\n\r\nold\tnew\t-1\r\n", [("old", "new", -1.0)]),
+    ],
+)
+def test_pairs_in_any_published_form(tmp_path: Path, text: str, expected: list[tuple[str, str, float]]) -> None:
+    path = tmp_path / "pairs"
+    path.write_text(text, encoding="utf-8")
+    assert importlib.import_module("evaluate").read_pairs(path) == expected
+
+
+@pytest.mark.parametrize("text", ["", "word1 word2 score\n", "old new 1.58\nsmart intelligent\n"])
+def test_pairs_that_are_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "pairs"
+    path.write_text(text)
+    with pytest.raises(SystemExit, match="score"):
+        importlib.import_module("evaluate").read_pairs(path)
+
+
+def test_tokens_are_counted_across_chunks(tmp_path: Path) -> None:
+    path = tmp_path / "corpus"
+    path.write_bytes(b"ab " * ((1 << 20) // 3) + b"over the edge" + b" " * (1 << 20) + b"last")
+    described = importlib.import_module("compare").describe_corpus(path, "corpus")
+    assert described["tokens"] == len(path.read_bytes().split())
