@@ -52,7 +52,7 @@ def train_command(tool: str, corpus: Path, out: Path, seed: int, settings: dict[
 def words_per_second(tool: str, out: Path) -> float:
     """Read the speed of training proper: words in the vocabulary, before subsampling, times epochs, over seconds."""
     if tool == "embedtrain":
-        return float(json.loads((out / "config.json").read_text())["training"]["words_per_second"])
+        return float(json.loads((out / "config.json").read_text())["results"]["words_per_second"])
     return float(json.loads((out / "training.json").read_text())["words_per_second"])
 
 

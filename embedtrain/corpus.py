@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 from array import array
@@ -407,3 +408,21 @@ def _lines(words: Iterable[str]) -> bytes:
 
 def _names(found: Sequence[Source]) -> str:
     return found[0].name if len(found) == 1 else f"{found[0].name} and {len(found) - 1} more"
+
+
+def special_tokens(tokenizer_json: str) -> tuple[int | None, int | None]:
+    """Return the ids of a tokenizer's padding and unknown tokens, each None if it has none.
+
+    Padding is what the tokenizer pads with or, where that is not set, a token named ``<pad>`` or ``[PAD]``.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    padding = tokenizer.padding["pad_id"] if tokenizer.padding else None
+    if padding is None:
+        padding = next((row for name in (PAD, "[PAD]") if (row := tokenizer.token_to_id(name)) is not None), None)
+    model = json.loads(tokenizer_json)["model"]
+    unknown = model.get("unk_id")  # Unigram
+    if unknown is None and model.get("unk_token") is not None:
+        unknown = tokenizer.token_to_id(model["unk_token"])
+    return padding, unknown

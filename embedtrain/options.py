@@ -52,7 +52,7 @@ class Options:
     min_alpha: float = 0.0001
     """Learning rate at the end."""
     seed: int = 1
-    """Key of every random draw, 0 to 2^64 - 1. One worker and the same seed give the same bytes."""
+    """Key of every random draw, 0 to 2^63 - 1. One worker and the same seed give the same bytes."""
     workers: int = dataclasses.field(default_factory=_default_workers)
     """Threads that read and train. The default is the number of cores, at most 16."""
     device: str = "auto"
@@ -84,7 +84,7 @@ class Options:
         if self.alpha == 0:
             raise EmbedtrainError("alpha must be above 0, not 0: nothing would be learned")
         _require_float("min_alpha", self.min_alpha, 0.0, self.alpha, upper_name="alpha")
-        _require_int("seed", self.seed, 0, 2**64 - 1)
+        _require_int("seed", self.seed, 0, 2**63 - 1)
         _require_int("workers", self.workers, 1, 1024)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise EmbedtrainError(f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}")

@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.generic]
 
+# Contexts of a window that are trained at once.
+GROUP = 16
 # What a draw is for; part of its counter.
 TOKEN, NEGATIVE, INITIAL = 0, 1, 2
 
@@ -137,20 +139,25 @@ def windows(
 def train_window(input: Array, output: Array, ids: Array, window: Window) -> float:
     """Train on one window, in place; return its loss, the sum over its pairs.
 
-    All of the window's pairs see the values before it; a word that stands in it twice counts twice.
+    All pairs of a group of contexts see the values before it; a word that stands in it twice counts twice. Up to W = 8
+    a window is one group. (With all the contexts of a very wide window at once, so many gradients of the same old values
+    would add up that training diverges.)
     """
     word = ids[window.centre]
-    contexts = ids[window.contexts]
     noise = window.negatives[window.negatives != word]  # a centre is not its own noise
     targets = np.concatenate([[word], noise])
     label = np.zeros(len(targets))
     label[0] = 1
-    x, y = input[contexts], output[targets]
-    scores = x @ y.T
-    g = window.rate * (label - 1 / (1 + np.exp(-scores)))
-    np.add.at(output, targets, g.T @ x)
-    np.add.at(input, contexts, g @ y)
-    return float(np.logaddexp(0, np.where(label == 1, -scores, scores)).sum())
+    loss = 0.0
+    for first in range(0, len(window.contexts), GROUP):
+        contexts = ids[window.contexts[first : first + GROUP]]
+        x, y = input[contexts], output[targets]
+        scores = x @ y.T
+        g = window.rate * (label - 1 / (1 + np.exp(-scores)))
+        np.add.at(output, targets, g.T @ x)
+        np.add.at(input, contexts, g @ y)
+        loss += float(np.logaddexp(0, np.where(label == 1, -scores, scores)).sum())
+    return loss
 
 
 def train(

@@ -6,6 +6,8 @@
 //     G = rate (L - σ(S)) L = 1 for the centre, 0 for noise eight pairs at a time
 //     Y += Gᵀ X,  X += G Y   both from the values before     one pass over the columns, each row read and written once
 // A word that is drawn or seen twice counts twice: duplicates are merged and their G multiplied, which is the same sum.
+// A wide window is trained in groups of kGroup contexts, each from the values that the one before left: more contexts at
+// once would add up so many gradients of the same old values that training diverges.
 #pragma once
 
 #include <cmath>
@@ -22,6 +24,7 @@ namespace {
 // WideVector: for updates. PairVector: for dot products and σ; at most eight lanes, so that a context's six to eight
 // dot products are one vector. kTileContexts contexts times kTileTargets targets are in registers at once.
 constexpr int kTileTargets = 6;
+constexpr int kGroup = 16;       // contexts that are trained at once
 constexpr int kPairLanes = 8;    // a row of G: the targets of a tile, padded
 constexpr int kColumnBlock = 8;  // columns are computed in blocks of eight; rows are padded to sixteen
 constexpr int kAhead = 3;        // centres between asking for a row and using it
@@ -32,18 +35,18 @@ struct Pairs {  // of one tile of targets, by lane; zero in the lanes that have 
     alignas(64) float times[kPairLanes];     // multiplicity
 };
 
-// One centre, ready to compute.
+// A centre with a group of its contexts, ready to compute.
 struct Window {
     int contexts, targets, tiles;
-    bool weighted;          // some multiplicity is not 1
-    int most_times;         // the largest multiplicity of a target
-    float** x;              // (contexts) rows of the input table, all different
-    int32_t* x_times;       // (contexts)
-    float** y;              // (targets) rows of the output table, all different; the first is the centre's
-    Pairs* pairs;           // (tiles)
-    float* g;               // (tiles, contexts, kPairLanes)
-    float* fresh;           // (contexts, wide vector) new values of a column block, when there are several tiles
-    const char** ahead;     // rows to prefetch
+    bool weighted;           // some multiplicity is not 1
+    int most_times;          // the largest multiplicity of a target
+    float* x[kGroup];        // (contexts) rows of the input table, all different
+    int32_t x_times[kGroup]; // (contexts)
+    float** y;               // (targets) rows of the output table, all different; the first is the centre's
+    Pairs* pairs;            // (tiles)
+    float* g;                // (tiles, contexts, kPairLanes)
+    float* fresh;            // (contexts, wide vector) new values of a column block, when there are several tiles
+    const char** ahead;      // rows to prefetch
     int ahead_count;
 };
 
@@ -275,18 +278,15 @@ inline void compute(const Window& w, int columns, Loss& loss) {
 class Trainer {
   public:
     Trainer(const Block& block, void* workspace) : block_(block), arena_(workspace), sampler_(block, arena_) {
-        const int64_t neighbours = 2 * at_most(block.window, block.longest_sentence);
         const int64_t targets = 1 + block.negative, tiles = (targets + kTileTargets - 1) / kTileTargets;
-        w_.x = arena_.take<float*>(neighbours);
-        w_.x_times = arena_.take<int32_t>(neighbours);
         w_.y = arena_.take<float*>(targets);
         y_word_ = arena_.take<int32_t>(targets);
         y_times_ = arena_.take<int32_t>(targets);
         w_.pairs = arena_.take<Pairs>(tiles);
-        w_.g = arena_.take<float>(tiles * neighbours * kPairLanes);
-        w_.fresh = arena_.take<float>(neighbours * kLanes<WideVector>);
+        w_.g = arena_.take<float>(tiles * kGroup * kPairLanes);
+        w_.fresh = arena_.take<float>(kGroup * kLanes<WideVector>);
         w_.ahead = arena_.take<const char*>(targets + 1);
-        context_position_ = arena_.take<int64_t>(neighbours);
+        context_position_ = arena_.take<int64_t>(2 * at_most(block.window, block.longest_sentence));
     }
     size_t workspace_bytes() const { return arena_.used(); }
 
@@ -297,12 +297,18 @@ class Trainer {
         while (sampler_.next()) {
             loss.reset();
             for (int centre = sampler_.first; centre < sampler_.last; ++centre) {
-                if (sampler_.right[centre] - sampler_.left[centre] < 2) continue;  // alone
-                collect_contexts(centre);
+                const int right = sampler_.right[centre];
+                int next = sampler_.left[centre];
+                stats->pairs += right - next - 1;
+                if (right - next < 2) continue;  // alone
                 collect_targets(centre);
                 look_ahead(centre);
-                compute(w_, columns, loss);
-                stats->pairs += sampler_.right[centre] - sampler_.left[centre] - 1;
+                while (next < right) {
+                    next = collect_contexts(centre, next, right);
+                    if (w_.contexts == 0) break;
+                    compute(w_, columns, loss);
+                    w_.ahead_count = 0;
+                }
             }
             stats->centres += sampler_.last - sampler_.first;
             stats->loss += loss.total();
@@ -337,16 +343,18 @@ class Trainer {
         return static_cast<float>(rate > block_.min_alpha ? rate : block_.min_alpha);
     }
 
-    void collect_contexts(int centre) {
+    // The next group of the window's contexts, from the kept token next on; returns where the group after it starts.
+    int collect_contexts(int centre, int next, int right) {
         int count = 0, marks = 0;
-        for (int i = sampler_.left[centre]; i < sampler_.right[centre]; ++i) {
-            if (i == centre) continue;
-            w_.x[count++] = block_.input + sampler_.word[i] * block_.stride;
-            marks |= sampler_.repeats[i];
+        for (; next < right && count < kGroup; ++next) {
+            if (next == centre) continue;
+            w_.x[count] = block_.input + sampler_.word[next] * block_.stride;
+            w_.x_times[count++] = 1;
+            marks |= sampler_.repeats[next];
         }
-        w_.weighted = false;
-        if (marks) count = merge_contexts(count);
-        w_.contexts = count;
+        w_.weighted = w_.most_times > 1;
+        w_.contexts = marks ? merge_contexts(count) : count;
+        return next;
     }
 
     int merge_contexts(int count) {
@@ -369,7 +377,6 @@ class Trainer {
         const int32_t* negatives = negatives_of(centre);
         const int32_t word = sampler_.word[centre];
         int count = 1;
-        bool repeated = false;
         y_word_[0] = word;
         y_times_[0] = 1;
         for (int k = 0; k < block_.negative; ++k) {
@@ -379,7 +386,6 @@ class Trainer {
             while (same < count && y_word_[same] != noise) ++same;
             if (same < count) {
                 ++y_times_[same];
-                repeated = true;
             } else {
                 y_word_[count] = noise;
                 y_times_[count++] = 1;
@@ -403,10 +409,6 @@ class Trainer {
                 pairs.gradient[lane] = (t == 0 ? rate : -rate) * times;
                 pairs.times[lane] = times;
             }
-        }
-        if (repeated && !w_.weighted) {
-            w_.weighted = true;
-            for (int c = 0; c < w_.contexts; ++c) w_.x_times[c] = 1;
         }
     }
 

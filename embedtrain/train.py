@@ -1,0 +1,187 @@
+"""The training loop: block after block of the encoded corpus through the native kernel, with loss and speed reported."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import embedtrain
+from embedtrain import ops
+from embedtrain.corpus import Corpus
+from embedtrain.embeddings import Embeddings
+from embedtrain.errors import EmbedtrainError
+from embedtrain.native import core
+from embedtrain.options import Options
+from embedtrain.progress import Progress
+from embedtrain.vocabulary import PAD, UNK
+
+# Tokens per worker and call of the kernel: a twentieth of a second, so that the progress bar moves and Ctrl-C is heard.
+_BLOCK_TOKENS = 1 << 17
+# The loss curve has at least this many points.
+_REPORTS = 100
+# The row of unknown words is the mean of so many of the rarest words, as in GloVe.
+_RARE_WORDS = 100
+
+Report = dict[str, Any]
+
+
+def train(corpus: Corpus, options: Options, progress: Progress, log: Callable[[Report], None]) -> Embeddings:
+    """Train embeddings on an encoded corpus.
+
+    :param log: called with each report, a line of metrics.jsonl.
+    :raises EmbedtrainError: if the tables do not fit into memory, or training diverges.
+    """
+    size, epochs = len(corpus.ids), options.epochs
+    input, output = _tables(len(corpus.vocabulary), options)
+    reports: list[Report] = []
+    start = time.perf_counter()
+    with progress.training(size * epochs, epochs) as update:
+        for report, finished in _run(corpus, options, input, output):
+            update(
+                report["position"],
+                loss=report["loss"],
+                rate=report["rate"],
+                words_per_second=report["words_per_second"],
+            )
+            if not math.isfinite(report["loss"]):
+                raise EmbedtrainError(
+                    f"training diverged: the loss is {report['loss']} at position {report['position']:,} (epoch "
+                    f"{report['epoch']}); lower --alpha ({options.alpha:g})"
+                )
+            if finished:
+                reports.append(report)
+                log(report)
+    seconds = time.perf_counter() - start
+    config = {
+        "options": options.to_dict(),
+        "corpus": _describe(corpus),
+        "results": {
+            "final_loss": reports[-1]["loss"],
+            "words_per_second": round(size * epochs / seconds),
+            "training_seconds": round(seconds, 3),
+            "kernel": core.kernel_name(),
+            "machine": platform.machine(),
+        },
+        "versions": {
+            "embedtrain": embedtrain.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    assemble = _by_word if corpus.tokenizer_json is None else _by_token_id
+    return assemble(input, corpus, config, reports)
+
+
+def _tables(rows: int, options: Options) -> tuple[Tensor, Tensor]:
+    try:
+        tables = ops.new_table(rows, options.dim), ops.new_table(rows, options.dim)
+    except RuntimeError as error:  # what torch raises when memory runs out
+        size = 2 * rows * options.dim * 4 / 1e9
+        raise EmbedtrainError(
+            f"no memory for two tables of {rows:,} x {options.dim} ({size:.1f} GB); lower --dim or --max-vocab, or "
+            "raise --min-count"
+        ) from error
+    ops.initial_weights(tables[0], 0, options.seed)
+    return tables
+
+
+def _run(corpus: Corpus, options: Options, input: Tensor, output: Tensor) -> Iterator[tuple[Report, bool]]:
+    """Train; yield after each block the figures of the interval so far, and whether they are a finished report."""
+    counts = torch.from_numpy(corpus.vocabulary.counts)
+    noise = ops.alias_table(counts, options.ns_exponent)
+    keep = ops.keep_thresholds(counts, options.sample)
+    ids, offsets = torch.from_numpy(corpus.ids), torch.from_numpy(corpus.offsets)
+    size, total = len(corpus.ids), len(corpus.ids) * options.epochs
+    block = _BLOCK_TOKENS * options.workers
+    next_report = interval = -(-total // _REPORTS)
+    stats = torch.zeros(3, dtype=torch.float64)
+    since, at = 0, time.perf_counter()
+    for epoch in range(options.epochs):
+        for begin in range(0, size, block):
+            end = min(begin + block, size)
+            ops.train_block(
+                input, output, stats, ids, offsets, keep, noise, begin, end, 0, size, epoch, options.epochs,
+                options.seed, options.window, options.negative, options.shrink_window, options.alpha,
+                options.min_alpha, options.workers,
+            )  # fmt: skip
+            position = epoch * size + end
+            loss, pairs, _ = stats.tolist()
+            report = {
+                "position": position,
+                "epoch": epoch + 1,
+                "loss": loss / max(pairs, 1),
+                "rate": options.alpha - (options.alpha - options.min_alpha) * position / total,
+                "words_per_second": round((position - since) / (time.perf_counter() - at)),
+            }
+            finished = position >= next_report or end == size
+            yield report, finished
+            if finished:
+                next_report = position + interval
+                stats.zero_()
+                since, at = position, time.perf_counter()
+
+
+def _describe(corpus: Corpus) -> dict[str, Any]:
+    return {
+        "sources": [{"name": source.name, "size": source.size} for source in corpus.sources],
+        "lines": corpus.lines,
+        "tokens_read": corpus.tokens_read,
+        "tokens": len(corpus.ids),
+        "sentences": len(corpus.offsets) - 1,
+        "words": int(np.count_nonzero(corpus.vocabulary.counts)),
+        "dropped": corpus.dropped,
+        "replaced": corpus.replaced,
+        "fingerprint": corpus.fingerprint,
+    }
+
+
+def _by_word(table: Tensor, corpus: Corpus, config: dict[str, Any], reports: list[Report]) -> Embeddings:
+    """Row 0 is for padding, row 1 for unknown words, then come the words by frequency."""
+    words, counts = corpus.vocabulary.words, corpus.vocabulary.counts
+    rows = [row for row, word in enumerate(words) if word != UNK]
+    unknown = len(rows) < len(words)  # the corpus has the word <unk>, and so it is trained
+    weight = torch.zeros(2 + len(rows), table.shape[1])
+    weight[1] = table[words.index(UNK)] if unknown else table[-_RARE_WORDS:].mean(dim=0)
+    weight[2:] = table[rows] if unknown else table
+    config["special_rows"] = {
+        PAD: "zeros",
+        UNK: "trained" if unknown else f"mean of the {min(_RARE_WORDS, len(words))} rarest words",
+    }
+    return Embeddings(
+        weight,
+        [PAD, UNK, *(words[row] for row in rows)],
+        counts=np.concatenate([[0, counts[words.index(UNK)] if unknown else 0], counts[rows]]),
+        pad_index=0,
+        unk_index=1,
+        config=config,
+        metrics=reports,
+    )
+
+
+def _by_token_id(table: Tensor, corpus: Corpus, config: dict[str, Any], reports: list[Report]) -> Embeddings:
+    """Row n is token n of the tokenizer; tokens that were not trained keep their initial weights."""
+    from embedtrain.corpus import special_tokens
+
+    assert corpus.tokenizer_json is not None
+    pad_index, unk_index = special_tokens(corpus.tokenizer_json)
+    weight = table.contiguous()
+    if pad_index is not None:
+        weight[pad_index] = 0
+    return Embeddings(
+        weight,
+        corpus.vocabulary.words,
+        counts=corpus.vocabulary.counts,
+        pad_index=pad_index,
+        unk_index=unk_index,
+        config=config,
+        metrics=reports,
+        tokenizer_json=corpus.tokenizer_json,
+    )

@@ -1,0 +1,81 @@
+"""The estimator: options in, ``fit(corpus)``, embeddings out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedtrain import corpus as corpora
+from embedtrain import device
+from embedtrain.options import Options
+from embedtrain.progress import Progress
+
+if TYPE_CHECKING:
+    from embedtrain.corpus import Corpus
+    from embedtrain.embeddings import Embeddings
+
+
+class Word2Vec(Options):
+    """Skip-gram word2vec with negative sampling.
+
+    >>> Word2Vec(dim=100, epochs=5).fit("corpus.txt")
+    >>> Word2Vec(min_count=1).fit([["a", "sentence"], ["another", "one"]])
+
+    The arguments are the fields of :class:`embedtrain.options.Options`.
+    """
+
+    def fit(
+        self,
+        corpus: str | Path | Sequence[str | Path] | Iterable[Sequence[str]],
+        *,
+        progress: Progress | None = None,
+        on_corpus: Callable[[Corpus], None] = lambda corpus: None,
+        on_report: Callable[[dict[str, Any]], None] = lambda report: None,
+    ) -> Embeddings:
+        """Read the corpus once and train on it.
+
+        :param corpus: a file, several files, or any iterable of sentences, each a list of words (a generator will do).
+            In files a sentence is a line, and words are what white space separates. "-" is standard input.
+        :param progress: where to show progress; by default it is not shown.
+        :param on_corpus: called with the encoded corpus, before training.
+        :param on_report: called about a hundred times during training, with position, epoch, loss, rate and
+            words_per_second.
+        :raises EmbedtrainError: what is wrong with the corpus or the machine, and what to do.
+        """
+        device.resolve(self.device)
+        progress = progress or Progress(quiet=True)
+        if isinstance(corpus, (str, os.PathLike)) or _is_files(corpus):
+            with progress.counting() as update:
+                encoded = corpora.encode(corpus, self, update)
+        else:
+            encoded = corpora.encode(corpus, self)
+        _note(encoded, self, progress)
+        on_corpus(encoded)
+
+        from embedtrain.train import train  # not before the corpus is known to be good: torch takes a second to import
+
+        return train(encoded, self, progress, on_report)
+
+
+def _is_files(corpus: object) -> bool:
+    return isinstance(corpus, Sequence) and all(isinstance(item, (str, os.PathLike)) for item in corpus)
+
+
+def _note(corpus: Corpus, options: Options, progress: Progress) -> None:
+    """Say what was read and what of it is not trained on."""
+    words = int((corpus.vocabulary.counts > 0).sum())
+    progress.note(
+        f"{corpus.tokens_read:,} tokens in {corpus.lines:,} lines; training on {len(corpus.ids):,} tokens of "
+        f"{words:,} different words"
+    )
+    why = {
+        "out_of_vocabulary": "are rare (min-count), beyond max-vocab or not in the vocabulary",
+        "invalid_utf8": "are not UTF-8 text",
+        "pad_token": "are <pad>",
+    }
+    for reason, count in corpus.dropped.items():
+        progress.note(f"left out {count:,} tokens that {why[reason]}")
+    if corpus.replaced:
+        progress.note(f"put U+FFFD for bytes that are not UTF-8 text in {corpus.replaced:,} tokens")
