@@ -1,5 +1,6 @@
-// The Python side of the native core, and the only file that knows pybind11. Tensors arrive as addresses and sizes:
-// embedtrain/ops.py has checked their type, shape and layout, and keeps them alive. Work runs without the GIL.
+// The Python side of the native core, and the only file that knows pybind11. Tensors arrive as addresses and
+// sizes: embedtrain/ops.py has checked their type, shape and layout, and keeps them alive. Work runs without
+// the GIL.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -169,18 +170,18 @@ void bind_sampling(py::module_& m) {
         WithoutGil());
     m.def(
         "draw_negatives",
-        [](uintptr_t table, int64_t vocabulary, uint64_t seed, uint32_t epoch, int64_t first_position, int64_t n,
-           int negative, uintptr_t negatives) {
+        [](uintptr_t table, int64_t vocabulary, uint64_t seed, uint32_t epoch, int64_t first_position,
+           int64_t n, int negative, uintptr_t negatives) {
             draw_negatives(pointer<NoiseColumn>(table), vocabulary, seed, epoch, first_position, n, negative,
                            pointer<int32_t>(negatives));
         },
         WithoutGil());
     m.def(
         "draw_tokens",
-        [](uintptr_t ids, uintptr_t thresholds, uint64_t seed, uint32_t epoch, int64_t first_position, int64_t n,
-           int window, uintptr_t kept, uintptr_t widths) {
-            draw_tokens(pointer<int32_t>(ids), pointer<uint32_t>(thresholds), seed, epoch, first_position, n, window,
-                        pointer<bool>(kept), pointer<int32_t>(widths));
+        [](uintptr_t ids, uintptr_t thresholds, uint64_t seed, uint32_t epoch, int64_t first_position,
+           int64_t n, int window, uintptr_t kept, uintptr_t widths) {
+            draw_tokens(pointer<int32_t>(ids), pointer<uint32_t>(thresholds), seed, epoch, first_position, n,
+                        window, pointer<bool>(kept), pointer<int32_t>(widths));
         },
         WithoutGil());
     m.def(
@@ -245,7 +246,8 @@ void bind_cpu(py::module_& m) {
     });
     m.def("kernel_name", [] { return kernel().name; });
     m.def(
-        "advise_huge_pages", [](uintptr_t address, size_t bytes) { advise_huge_pages(pointer<void>(address), bytes); },
+        "advise_huge_pages",
+        [](uintptr_t address, size_t bytes) { advise_huge_pages(pointer<void>(address), bytes); },
         WithoutGil());
     m.def("train_block", [](int64_t begin, int64_t end, int workers, const py::kwargs& arguments) {
         const BlockArguments parsed(arguments);

@@ -106,7 +106,9 @@ Load it in PyTorch:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for bad input, 130 when interrupted."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the temporary folder is removed
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # so that the temporary folder is removed
     try:
         options = parse(arguments)
         _show(run(options), options.out)

@@ -37,7 +37,9 @@ def _require(tensor: Tensor, name: str, dtype: torch.dtype, *shape: int | None) 
         raise TypeError(f"{name} must be {dtype}, not {tensor.dtype}")
     if tensor.device.type != "cpu":
         raise TypeError(f"{name} must be on the CPU, not on {tensor.device}")
-    if tensor.dim() != len(shape) or any(want is not None and want != got for want, got in zip(shape, tensor.shape, strict=False)):
+    if tensor.dim() != len(shape) or any(
+        want is not None and want != got for want, got in zip(shape, tensor.shape, strict=False)
+    ):
         wanted = ", ".join("any" if want is None else str(want) for want in shape)
         raise ValueError(f"{name} must have shape ({wanted}), not {tuple(tensor.shape)}")
     if not tensor.is_contiguous():
@@ -47,7 +49,9 @@ def _require(tensor: Tensor, name: str, dtype: torch.dtype, *shape: int | None) 
 
 def _require_table(tensor: Tensor, name: str) -> None:
     if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or tensor.dim() != 2:
-        raise TypeError(f"{name} must be a float32 matrix on the CPU, not {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}")
+        raise TypeError(
+            f"{name} must be a float32 matrix on the CPU, not {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
+        )
 
 
 def _is_padded(table: Tensor) -> bool:
@@ -123,9 +127,7 @@ def draw_negatives(noise: Tensor, first_position: int, n: int, negative: int, ep
     _require_at_least(0, n=n, first_position=first_position, epoch=epoch, seed=seed)
     _require_at_least(1, negative=negative, vocabulary=noise.shape[0])
     negatives = torch.empty((n, negative), dtype=torch.int32)
-    core.draw_negatives(
-        address, noise.shape[0], seed, epoch, first_position, n, negative, negatives.data_ptr()
-    )
+    core.draw_negatives(address, noise.shape[0], seed, epoch, first_position, n, negative, negatives.data_ptr())
     return negatives
 
 
@@ -159,9 +161,7 @@ def draw_tokens(
 
 
 @draw_tokens.register_fake
-def _(
-    ids: Tensor, keep: Tensor, first_position: int, window: int, epoch: int, seed: int
-) -> tuple[Tensor, Tensor]:
+def _(ids: Tensor, keep: Tensor, first_position: int, window: int, epoch: int, seed: int) -> tuple[Tensor, Tensor]:
     return ids.new_empty(ids.shape, dtype=torch.bool), ids.new_empty(ids.shape, dtype=torch.int32)
 
 
@@ -281,7 +281,9 @@ def _block(
         raise ValueError(f"input {tuple(input.shape)} and output {tuple(output.shape)} must have the same shape")
     vocabulary, dim = input.shape
     _require_at_least(1, vocabulary=vocabulary, dim=dim, window=window, negative=negative, corpus_size=corpus_size)
-    _require_at_least(0, begin=begin, first_position=first_position, epoch=epoch, seed=seed, sentences=offsets.numel() - 1)
+    _require_at_least(
+        0, begin=begin, first_position=first_position, epoch=epoch, seed=seed, sentences=offsets.numel() - 1
+    )
     _require_at_least(epoch + 1, epochs=epochs)
     if end > ids.numel():
         raise ValueError(f"end must be at most the number of ids, {ids.numel()}, not {end}")

@@ -34,9 +34,7 @@ def philox(counter: Array, key: tuple[int, int]) -> Array:
         p0 = np.uint64(0xD2511F53) * c[:, 0]
         p1 = np.uint64(0xCD9E8D57) * c[:, 2]
         high0, high1 = p0 >> np.uint64(32), p1 >> np.uint64(32)
-        c = np.stack(
-            [high1 ^ c[:, 1] ^ np.uint64(k0), p1 & mask, high0 ^ c[:, 3] ^ np.uint64(k1), p0 & mask], axis=1
-        )
+        c = np.stack([high1 ^ c[:, 1] ^ np.uint64(k0), p1 & mask, high0 ^ c[:, 3] ^ np.uint64(k1), p0 & mask], axis=1)
         k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
     return c.astype(np.uint32)
 

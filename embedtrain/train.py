@@ -1,4 +1,4 @@
-"""The training loop: block after block of the encoded corpus through the native kernel, with loss and speed reported."""
+"""The training loop: block after block of the corpus through the native kernel, with loss and speed reported."""
 
 from __future__ import annotations
 

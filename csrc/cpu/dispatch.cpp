@@ -14,8 +14,8 @@ namespace embedtrain {
 
 namespace {
 
-// Spans shrink towards the end of a block, so that the threads finish together; a span is never too short to be worth its
-// margins.
+// Spans shrink towards the end of a block, so that the threads finish together; a span is never too short to
+// be worth its margins.
 constexpr int64_t kShortestSpan = 1024, kLongestSpan = 16384;
 
 struct AlignedDelete {
@@ -59,11 +59,14 @@ int64_t longest_sentence(const Block& block, int64_t begin, int64_t end) {
     const int64_t* sentence = std::upper_bound(block.offsets, last, begin) - 1;
     int64_t longest = 0, covered = begin;
     for (; sentence >= block.offsets && sentence < last && covered < end; ++sentence) {
-        if (sentence[0] < 0 || sentence[0] > covered || sentence[1] <= sentence[0] || sentence[1] > block.tokens) break;
+        if (sentence[0] < 0 || sentence[0] > covered || sentence[1] <= sentence[0] ||
+            sentence[1] > block.tokens)
+            break;
         longest = std::max(longest, sentence[1] - sentence[0]);
         covered = sentence[1];
     }
-    if (covered < end) throw std::invalid_argument("offsets must rise from 0 to the number of ids, without empty sentences");
+    if (covered < end)
+        throw std::invalid_argument("offsets must rise from 0 to the number of ids, without empty sentences");
     return longest;
 }
 
@@ -79,7 +82,8 @@ std::vector<const Kernel*> available_kernels() {
     std::vector<const Kernel*> found;
 #ifdef EMBEDTRAIN_X86
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    const bool avx2 =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
         found.push_back(&kKernelAvx512);
@@ -95,8 +99,9 @@ const Kernel& kernel() {
     if (wanted == nullptr || *wanted == '\0') return *kernels.front();
     for (const Kernel* each : kernels)
         if (std::string(each->name) == wanted) return *each;
-    throw std::runtime_error("EMBEDTRAIN_ISA asks for " + std::string(wanted) + ", but this processor and build run " +
-                             names(kernels) + "; set it to one of these, or unset it");
+    throw std::runtime_error("EMBEDTRAIN_ISA asks for " + std::string(wanted) +
+                             ", but this processor and build run " + names(kernels) +
+                             "; set it to one of these, or unset it");
 }
 
 Stats train_block(Block block, int64_t begin, int64_t end, int workers) {
@@ -124,7 +129,8 @@ Stats train_block(Block block, int64_t begin, int64_t end, int workers) {
         sum.centres += each.centres;
         sum.invalid |= each.invalid;
     }
-    if (sum.invalid) throw std::invalid_argument("ids and noise must be words of the vocabulary (rows of the tables)");
+    if (sum.invalid)
+        throw std::invalid_argument("ids and noise must be words of the vocabulary (rows of the tables)");
     return sum;
 }
 

@@ -11,19 +11,21 @@ namespace embedtrain {
 // Kernels that this processor can run, the best first.
 std::vector<const Kernel*> available_kernels();
 
-// The kernel in use: the best, or the one that the environment variable EMBEDTRAIN_ISA names (portable, avx2, avx512).
-// Throws std::runtime_error with a sentence if that one cannot run here.
+// The kernel in use: the best, or the one that the environment variable EMBEDTRAIN_ISA names (portable, avx2,
+// avx512). Throws std::runtime_error with a sentence if that one cannot run here.
 const Kernel& kernel();
 
-// Train the centres at ids[begin ... end) with that many threads, lock-free (Hogwild, Niu et al. 2011). One thread takes
-// them in order. Throws std::invalid_argument for offsets that are not rising or do not cover the span, and for tokens
-// that are not in the vocabulary: nothing outside the arrays is read or written, whatever is in them.
+// Train the centres at ids[begin ... end) with that many threads, lock-free (Hogwild, Niu et al. 2011). One
+// thread takes them in order. Throws std::invalid_argument for offsets that are not rising or do not cover
+// the span, and for tokens that are not in the vocabulary: nothing outside the arrays is read or written,
+// whatever is in them.
 Stats train_block(Block block, int64_t begin, int64_t end, int workers);
 
 // Show what train_block() trains on.
 void list_windows(Block block, int64_t begin, int64_t end, WindowVisitor visit, void* receiver);
 
-// Ask the system for huge pages behind [address, address + bytes), before they are touched. A hint: never fails.
+// Ask the system for huge pages behind [address, address + bytes), before they are touched. A hint: never
+// fails.
 void advise_huge_pages(void* address, size_t bytes);
 
 }  // namespace embedtrain

@@ -1,13 +1,16 @@
-// The fused skip-gram negative-sampling kernel: one source, compiled once per instruction set (kernel_*.cpp define
-// EMBEDTRAIN_KERNEL, the vectors and the tile before they include it). docs/kernel.md explains it with a drawing.
+// The fused skip-gram negative-sampling kernel: one source, compiled once per instruction set (kernel_*.cpp
+// define EMBEDTRAIN_KERNEL, the vectors and the tile before they include it). docs/kernel.md explains it with
+// a drawing.
 //
-// For a centre with contexts X (C, D) in the input table and targets Y (T, D) = {centre, negatives} in the output table:
+// For a centre with contexts X (C, D) in the input table and targets Y (T, D) = {centre, negatives} in the
+// output table:
 //     S = X Yᵀ            dot products                      tile by tile, sums held in registers
 //     G = rate (L - σ(S)) L = 1 for the centre, 0 for noise eight pairs at a time
-//     Y += Gᵀ X,  X += G Y   both from the values before     one pass over the columns, each row read and written once
-// A word that is drawn or seen twice counts twice: duplicates are merged and their G multiplied, which is the same sum.
-// A wide window is trained in groups of kGroup contexts, each from the values that the one before left: more contexts at
-// once would add up so many gradients of the same old values that training diverges.
+//     Y += Gᵀ X,  X += G Y   both from the values before     one pass over the columns, each row read and
+//     written once
+// A word that is drawn or seen twice counts twice: duplicates are merged and their G multiplied, which is the
+// same sum. A wide window is trained in groups of kGroup contexts, each from the values that the one before
+// left: more contexts at once would add up so many gradients of the same old values that training diverges.
 #pragma once
 
 #include <cmath>
@@ -21,8 +24,9 @@
 namespace embedtrain {
 namespace {
 
-// WideVector: for updates. PairVector: for dot products and σ; at most eight lanes, so that a context's six to eight
-// dot products are one vector. kTileContexts contexts times kTileTargets targets are in registers at once.
+// WideVector: for updates. PairVector: for dot products and σ; at most eight lanes, so that a context's six
+// to eight dot products are one vector. kTileContexts contexts times kTileTargets targets are in registers at
+// once.
 constexpr int kTileTargets = 6;
 constexpr int kGroup = 16;       // contexts that are trained at once
 constexpr int kPairLanes = 8;    // a row of G: the targets of a tile, padded
@@ -31,22 +35,23 @@ constexpr int kAhead = 3;        // centres between asking for a row and using i
 
 struct Pairs {  // of one tile of targets, by lane; zero in the lanes that have none
     alignas(64) float against[kPairLanes];   // -1 for the centre, +1 for noise: σ's argument is against * dot
-    alignas(64) float gradient[kPairLanes];  // rate times multiplicity; positive for the centre, negative for noise
+    alignas(64) float gradient[kPairLanes];  // rate times multiplicity; positive for the centre, negative for
+                                             // noise
     alignas(64) float times[kPairLanes];     // multiplicity
 };
 
 // A centre with a group of its contexts, ready to compute.
 struct Window {
     int contexts, targets, tiles;
-    bool weighted;           // some multiplicity is not 1
-    int most_times;          // the largest multiplicity of a target
-    float* x[kGroup];        // (contexts) rows of the input table, all different
-    int32_t x_times[kGroup]; // (contexts)
-    float** y;               // (targets) rows of the output table, all different; the first is the centre's
-    Pairs* pairs;            // (tiles)
-    float* g;                // (tiles, contexts, kPairLanes)
-    float* fresh;            // (contexts, wide vector) new values of a column block, when there are several tiles
-    const char** ahead;      // rows to prefetch
+    bool weighted;            // some multiplicity is not 1
+    int most_times;           // the largest multiplicity of a target
+    float* x[kGroup];         // (contexts) rows of the input table, all different
+    int32_t x_times[kGroup];  // (contexts)
+    float** y;                // (targets) rows of the output table, all different; the first is the centre's
+    Pairs* pairs;             // (tiles)
+    float* g;                 // (tiles, contexts, kPairLanes)
+    float* fresh;        // (contexts, wide vector) new values of a column block, when there are several tiles
+    const char** ahead;  // rows to prefetch
     int ahead_count;
 };
 
@@ -137,7 +142,8 @@ inline void gradients(const Window& w, const Pairs& pairs, float* g, Loss& loss)
             float* row = g + c * kPairLanes + lane;
             const PairVector z = load<PairVector>(row) * load<PairVector>(pairs.against + lane);
             const PairVector e = exp_negative(absolute(z));
-            const PairVector numerator = z > zero ? one : e;  // σ(z) without overflow; NaN stays NaN through e
+            const PairVector numerator =
+                z > zero ? one : e;  // σ(z) without overflow; NaN stays NaN through e
             const PairVector gradient = numerator / (one + e) * load<PairVector>(pairs.gradient + lane);
             const PairVector hinge = z < zero ? zero : z;
             if (!w.weighted) {
@@ -151,7 +157,8 @@ inline void gradients(const Window& w, const Pairs& pairs, float* g, Loss& loss)
                 loss.hinge += hinge * times * x_times;
                 for (int i = 0; i < w.x_times[c]; ++i)
                     for (int j = 0; j < w.most_times; ++j)
-                        loss.multiply(one + (times > broadcast<PairVector>(static_cast<float>(j)) ? e : zero));
+                        loss.multiply(one +
+                                      (times > broadcast<PairVector>(static_cast<float>(j)) ? e : zero));
             }
         }
     }
@@ -182,7 +189,8 @@ EMBEDTRAIN_INLINE void update_columns(const Window& w, int column) {
     for (int t = 0; t < Targets; ++t) store(w.y[t] + column, fresh[t]);
 }
 
-// The same for one of several tiles: the contexts' new values wait in w.fresh until the last tile has read the old ones.
+// The same for one of several tiles: the contexts' new values wait in w.fresh until the last tile has read
+// the old ones.
 template <class V, int Targets>
 EMBEDTRAIN_INLINE void update_tile_columns(const Window& w, int tile, int column) {
     float* const* rows = w.y + tile * kTileTargets;
@@ -210,18 +218,30 @@ template <class V>
 void update_tiles(const Window& w, int column) {
     for (int tile = 0; tile < w.tiles; ++tile) {
         switch (w.targets - tile * kTileTargets) {
-            case 1: update_tile_columns<V, 1>(w, tile, column); break;
-            case 2: update_tile_columns<V, 2>(w, tile, column); break;
-            case 3: update_tile_columns<V, 3>(w, tile, column); break;
-            case 4: update_tile_columns<V, 4>(w, tile, column); break;
-            case 5: update_tile_columns<V, 5>(w, tile, column); break;
-            default: update_tile_columns<V, kTileTargets>(w, tile, column); break;
+            case 1:
+                update_tile_columns<V, 1>(w, tile, column);
+                break;
+            case 2:
+                update_tile_columns<V, 2>(w, tile, column);
+                break;
+            case 3:
+                update_tile_columns<V, 3>(w, tile, column);
+                break;
+            case 4:
+                update_tile_columns<V, 4>(w, tile, column);
+                break;
+            case 5:
+                update_tile_columns<V, 5>(w, tile, column);
+                break;
+            default:
+                update_tile_columns<V, kTileTargets>(w, tile, column);
+                break;
         }
     }
 }
 
-// The rows of a centre to come are asked for between the columns of this one, a cache line of each at a time, so that
-// no burst fills the miss buffers.
+// The rows of a centre to come are asked for between the columns of this one, a cache line of each at a time,
+// so that no burst fills the miss buffers.
 inline void prefetch_column(const Window& w, int column) {
     for (int i = 0; i < w.ahead_count; ++i) __builtin_prefetch(w.ahead[i] + column * sizeof(float), 1, 3);
 }
@@ -255,23 +275,42 @@ inline void compute(const Window& w, int columns, Loss& loss) {
         float* const* y = w.y + tile * kTileTargets;
         float* g = w.g + static_cast<int64_t>(tile) * w.contexts * kPairLanes;
         switch (w.targets - tile * kTileTargets) {
-            case 1: dots_of_tile<1>(w, y, columns, g); break;
-            case 2: dots_of_tile<2>(w, y, columns, g); break;
-            case 3: dots_of_tile<3>(w, y, columns, g); break;
-            case 4: dots_of_tile<4>(w, y, columns, g); break;
-            case 5: dots_of_tile<5>(w, y, columns, g); break;
-            default: dots_of_tile<kTileTargets>(w, y, columns, g); break;
+            case 1:
+                dots_of_tile<1>(w, y, columns, g);
+                break;
+            case 2:
+                dots_of_tile<2>(w, y, columns, g);
+                break;
+            case 3:
+                dots_of_tile<3>(w, y, columns, g);
+                break;
+            case 4:
+                dots_of_tile<4>(w, y, columns, g);
+                break;
+            case 5:
+                dots_of_tile<5>(w, y, columns, g);
+                break;
+            default:
+                dots_of_tile<kTileTargets>(w, y, columns, g);
+                break;
         }
         gradients(w, w.pairs[tile], g, loss);
     }
     switch (w.tiles == 1 ? w.targets : 0) {
-        case 1: return update<1>(w, columns);
-        case 2: return update<2>(w, columns);
-        case 3: return update<3>(w, columns);
-        case 4: return update<4>(w, columns);
-        case 5: return update<5>(w, columns);
-        case 6: return update<6>(w, columns);
-        default: return update<0>(w, columns);
+        case 1:
+            return update<1>(w, columns);
+        case 2:
+            return update<2>(w, columns);
+        case 3:
+            return update<3>(w, columns);
+        case 4:
+            return update<4>(w, columns);
+        case 5:
+            return update<5>(w, columns);
+        case 6:
+            return update<6>(w, columns);
+        default:
+            return update<0>(w, columns);
     }
 }
 
@@ -322,7 +361,8 @@ class Trainer {
             for (int centre = sampler_.first; centre < sampler_.last; ++centre) {
                 int count = 0;
                 for (int i = sampler_.left[centre]; i < sampler_.right[centre]; ++i)
-                    if (i != centre) context_position_[count++] = block_.first_position + sampler_.position[i];
+                    if (i != centre)
+                        context_position_[count++] = block_.first_position + sampler_.position[i];
                 if (count == 0) continue;
                 visit(receiver, {block_.first_position + sampler_.position[centre], context_position_, count,
                                  negatives_of(centre), rate_of(centre)});
@@ -343,7 +383,8 @@ class Trainer {
         return static_cast<float>(rate > block_.min_alpha ? rate : block_.min_alpha);
     }
 
-    // The next group of the window's contexts, from the kept token next on; returns where the group after it starts.
+    // The next group of the window's contexts, from the kept token next on; returns where the group after it
+    // starts.
     int collect_contexts(int centre, int next, int right) {
         int count = 0, marks = 0;
         for (; next < right && count < kGroup; ++next) {
@@ -412,7 +453,8 @@ class Trainer {
         }
     }
 
-    // What a later centre of the batch will need that this one does not: its targets, and the context that enters.
+    // What a later centre of the batch will need that this one does not: its targets, and the context that
+    // enters.
     void look_ahead(int centre) {
         const int later = centre + kAhead;
         w_.ahead_count = 0;
@@ -421,7 +463,8 @@ class Trainer {
         const char* output = reinterpret_cast<const char*>(block_.output);
         const int32_t* negatives = negatives_of(later);
         w_.ahead[w_.ahead_count++] = output + sampler_.word[later] * row_bytes;
-        for (int k = 0; k < block_.negative; ++k) w_.ahead[w_.ahead_count++] = output + negatives[k] * row_bytes;
+        for (int k = 0; k < block_.negative; ++k)
+            w_.ahead[w_.ahead_count++] = output + negatives[k] * row_bytes;
         const int entering = later + block_.window;
         if (entering < sampler_.kept)
             w_.ahead[w_.ahead_count++] =
@@ -436,7 +479,9 @@ class Trainer {
     int64_t* context_position_;
 };
 
-size_t workspace_bytes(const Block& block) { return Trainer(block, nullptr).workspace_bytes(); }
+size_t workspace_bytes(const Block& block) {
+    return Trainer(block, nullptr).workspace_bytes();
+}
 
 void train(const Block& block, int64_t begin, int64_t end, void* workspace, Stats* stats) {
     Trainer(block, workspace).train(begin, end, stats);

@@ -1,5 +1,5 @@
-// From the encoded corpus to windows: subsample, compact, draw widths and negatives, a batch of tokens at a time.
-// Included by the kernel only; everything has internal linkage.
+// From the encoded corpus to windows: subsample, compact, draw widths and negatives, a batch of tokens at a
+// time. Included by the kernel only; everything has internal linkage.
 #pragma once
 
 #include <cstdint>
@@ -9,13 +9,18 @@
 namespace embedtrain {
 namespace {
 
-// Tokens per batch: large enough to fill the vectors and hide the ends, small enough to stay in the first-level cache.
+// Tokens per batch: large enough to fill the vectors and hide the ends, small enough to stay in the
+// first-level cache.
 constexpr int kBatchTokens = 512;
 // Random numbers are drawn for this many counters at once (the compiler makes vectors of them).
 constexpr int kDrawWidth = 16;
 
-inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t at_most(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+inline int64_t at_least(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
 
 // Philox for kDrawWidth positions at once. low, high: the halves of the positions.
 inline void draw_many(const Block& block, const uint32_t* low, const uint32_t* high, uint32_t purpose,
@@ -59,8 +64,8 @@ class Arena {
     size_t used_ = 0;
 };
 
-// The kept tokens of a batch with a margin of kept neighbours to each side, so that windows cross batch borders as if
-// there were none. All arrays are indexed by kept token.
+// The kept tokens of a batch with a margin of kept neighbours to each side, so that windows cross batch
+// borders as if there were none. All arrays are indexed by kept token.
 class Sampler {
   public:
     int first = 0, last = 0;  // the centres of the batch
@@ -69,7 +74,8 @@ class Sampler {
     int64_t* position;  // in block.ids
     int32_t* left;      // the window is left ... right, centre included (exclusive end)
     int32_t* right;
-    uint8_t* repeats;    // the word may stand among the tokens that can share a window with this one, to its left
+    uint8_t*
+        repeats;  // the word may stand among the tokens that can share a window with this one, to its left
     int32_t* negatives;  // (kept, negative), filled for the centres
 
     Sampler(const Block& block, Arena& arena) : block_(block) {
@@ -105,7 +111,8 @@ class Sampler {
     // A token or a noise word is not in the vocabulary: nothing may be looked up by it.
     bool invalid = false;
 
-    // The next batch of centres; false when there are no more tokens, or an invalid one. A batch may have no centres.
+    // The next batch of centres; false when there are no more tokens, or an invalid one. A batch may have no
+    // centres.
     bool next() {
         if (cursor_ >= end_) return false;
         const int64_t begin = cursor_, end = at_most(end_, cursor_ + kBatchTokens);
@@ -166,7 +173,8 @@ class Sampler {
             for (int i = 0; i < kDrawWidth; ++i) {
                 const uint32_t width = block_.shrink_window ? window_width(lanes[1][i], window) : window;
                 // No window is wider than the margin: a sentence has no more to give.
-                token_width_[start - begin + i] = static_cast<int32_t>(width < static_cast<uint32_t>(margin_) ? width : margin_);
+                token_width_[start - begin + i] =
+                    static_cast<int32_t>(width < static_cast<uint32_t>(margin_) ? width : margin_);
             }
         }
     }
@@ -218,7 +226,8 @@ class Sampler {
         for (int start = first; start < last; start += kDrawWidth) {
             const int count = static_cast<int>(at_most(kDrawWidth, last - start));
             for (int i = 0; i < kDrawWidth; ++i) {
-                const uint64_t at = static_cast<uint64_t>(block_.first_position + position[start + (i < count ? i : 0)]);
+                const uint64_t at =
+                    static_cast<uint64_t>(block_.first_position + position[start + (i < count ? i : 0)]);
                 low[i] = static_cast<uint32_t>(at);
                 high[i] = static_cast<uint32_t>(at >> 32);
             }
@@ -234,7 +243,8 @@ class Sampler {
                             static_cast<int32_t>(noise_word(points[j - k][i], block_.noise));
             }
         }
-        check(negatives + static_cast<int64_t>(first) * negative, static_cast<int64_t>(last - first) * negative);
+        check(negatives + static_cast<int64_t>(first) * negative,
+              static_cast<int64_t>(last - first) * negative);
     }
 
     const Block& block_;

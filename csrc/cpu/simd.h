@@ -1,5 +1,6 @@
-// Vectors of floats by the compilers' vector extensions, so that one kernel source serves every instruction set.
-// Included by the kernel only, inside a translation unit with its own flags; everything has internal linkage.
+// Vectors of floats by the compilers' vector extensions, so that one kernel source serves every instruction
+// set. Included by the kernel only, inside a translation unit with its own flags; everything has internal
+// linkage.
 #pragma once
 
 #include <cstdint>
@@ -63,7 +64,8 @@ EMBEDTRAIN_INLINE void store_sums(const F4* sums, float* out) {
     store(out + 4, add_lanes(sums[4], sums[5], sums[6], sums[7]));
 }
 EMBEDTRAIN_INLINE void store_sums(const F8* sums, float* out) {
-    // The steps after the first stay within 128-bit lanes (one instruction each); hence the order of the pairs.
+    // The steps after the first stay within 128-bit lanes (one instruction each); hence the order of the
+    // pairs.
     const F8 a = add_halves(sums[0], sums[4]), b = add_halves(sums[1], sums[5]);
     const F8 c = add_halves(sums[2], sums[6]), d = add_halves(sums[3], sums[7]);
     const F8 ab = EMBEDTRAIN_SHUFFLE(a, b, I8, 0, 1, 8, 9, 4, 5, 12, 13) +
@@ -74,8 +76,8 @@ EMBEDTRAIN_INLINE void store_sums(const F8* sums, float* out) {
                    EMBEDTRAIN_SHUFFLE(ab, cd, I8, 1, 3, 9, 11, 5, 7, 13, 15));
 }
 
-// e^-x for x >= 0, relative error below 2e-7 (2^f on [-1/2, 1/2] by its Taylor series to f^6, the whole part of the
-// exponent by integer addition); below 1e-38 it stays there.
+// e^-x for x >= 0, relative error below 2e-7 (2^f on [-1/2, 1/2] by its Taylor series to f^6, the whole part
+// of the exponent by integer addition); below 1e-38 it stays there.
 template <class V>
 EMBEDTRAIN_INLINE V exp_negative(V x) {
     using I = typename IntegersOf<V>::type;

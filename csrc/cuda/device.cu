@@ -17,7 +17,8 @@ CudaReport cuda_report() {
     for (int i = 0; i < count; ++i) {
         cudaDeviceProp properties;
         if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
-        report.devices.push_back({properties.name, properties.major, properties.minor, properties.totalGlobalMem});
+        report.devices.push_back(
+            {properties.name, properties.major, properties.minor, properties.totalGlobalMem});
     }
     return report;
 }

@@ -1,4 +1,5 @@
-// From random bits to decisions: keep a token, the width of a window, a noise word. Shared by host and CUDA code.
+// From random bits to decisions: keep a token, the width of a window, a noise word. Shared by host and CUDA
+// code.
 #pragma once
 
 #include <cstdint>
@@ -7,18 +8,20 @@
 
 namespace embedtrain {
 
-// One column of the alias table (Walker 1977): with probability (threshold + 1) / 2^32 the word of the column itself,
-// otherwise its alias.
+// One column of the alias table (Walker 1977): with probability (threshold + 1) / 2^32 the word of the column
+// itself, otherwise its alias.
 struct NoiseColumn {
     uint32_t threshold;
     uint32_t alias;
 };
 
 // Keep with probability (threshold + 1) / 2^32; see keep_thresholds() in tables.h.
-EMBEDTRAIN_HOST_DEVICE static inline bool is_kept(uint32_t bits, uint32_t threshold) { return bits <= threshold; }
+EMBEDTRAIN_HOST_DEVICE static inline bool is_kept(uint32_t bits, uint32_t threshold) {
+    return bits <= threshold;
+}
 
-// Uniform over 1 ... window, by multiplication instead of division (Lemire 2019, without the rejection: the bias is
-// below window / 2^32).
+// Uniform over 1 ... window, by multiplication instead of division (Lemire 2019, without the rejection: the
+// bias is below window / 2^32).
 EMBEDTRAIN_HOST_DEVICE static inline uint32_t window_width(uint32_t bits, uint32_t window) {
     return 1 + static_cast<uint32_t>((static_cast<uint64_t>(bits) * window) >> 32);
 }

@@ -1,7 +1,8 @@
-// Philox4x32-10, the counter-based random generator of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC11).
+// Philox4x32-10, the counter-based random generator of Salmon et al., "Parallel random numbers: as easy as 1,
+// 2, 3" (SC11).
 //
-// Every draw of a training run is a pure function of (seed, epoch, position, purpose), so what is sampled depends neither
-// on threads, blocks and restarts nor on the backend. Shared by host and CUDA code.
+// Every draw of a training run is a pure function of (seed, epoch, position, purpose), so what is sampled
+// depends neither on threads, blocks and restarts nor on the backend. Shared by host and CUDA code.
 #pragma once
 
 #include <cstdint>
@@ -28,9 +29,10 @@ struct Philox4 {
 constexpr uint32_t kPhiloxM0 = 0xD2511F53u, kPhiloxM1 = 0xCD9E8D57u;
 constexpr uint32_t kPhiloxW0 = 0x9E3779B9u, kPhiloxW1 = 0xBB67AE85u;
 
-// Internal linkage (static): the CPU kernels compile this once per instruction set, and the linker must not merge them.
-EMBEDTRAIN_HOST_DEVICE static inline Philox4 philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0,
-                                                    uint32_t k1) {
+// Internal linkage (static): the CPU kernels compile this once per instruction set, and the linker must not
+// merge them.
+EMBEDTRAIN_HOST_DEVICE static inline Philox4 philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
+                                                    uint32_t k0, uint32_t k1) {
     for (int round = 0; round < 10; ++round) {
         const uint64_t p0 = static_cast<uint64_t>(kPhiloxM0) * c0;
         const uint64_t p1 = static_cast<uint64_t>(kPhiloxM1) * c2;
@@ -51,10 +53,11 @@ EMBEDTRAIN_HOST_DEVICE static inline uint32_t purpose_word(Purpose purpose, uint
     return static_cast<uint32_t>(purpose) | index << 8;
 }
 
-EMBEDTRAIN_HOST_DEVICE static inline Philox4 draw(uint64_t seed, uint32_t epoch, uint64_t position, Purpose purpose,
-                                                  uint32_t index = 0) {
+EMBEDTRAIN_HOST_DEVICE static inline Philox4 draw(uint64_t seed, uint32_t epoch, uint64_t position,
+                                                  Purpose purpose, uint32_t index = 0) {
     return philox(static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), epoch,
-                  purpose_word(purpose, index), static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+                  purpose_word(purpose, index), static_cast<uint32_t>(seed),
+                  static_cast<uint32_t>(seed >> 32));
 }
 
 }  // namespace embedtrain

@@ -10,7 +10,8 @@ namespace {
 
 constexpr double kTwo32 = 4294967296.0;
 
-// The threshold t for which (t + 1) / 2^32 is nearest to the probability. Never 0: the rarest chance is 2^-32.
+// The threshold t for which (t + 1) / 2^32 is nearest to the probability. Never 0: the rarest chance is
+// 2^-32.
 uint32_t threshold_for(double probability) {
     const double steps = std::nearbyint(probability * kTwo32) - 1;
     return static_cast<uint32_t>(std::min(std::max(steps, 0.0), kTwo32 - 1));
@@ -50,17 +51,19 @@ void keep_thresholds(const int64_t* counts, int64_t vocabulary, double sample, u
     double total = 0;
     for (int64_t word = 0; word < vocabulary; ++word) total += static_cast<double>(counts[word]);
     for (int64_t word = 0; word < vocabulary; ++word) {
-        const double ratio = sample * total / static_cast<double>(counts[word]);  // sample / f; +inf for a count of 0
-        const double probability = std::sqrt(ratio) + ratio;                      // = (sqrt(f/s) + 1) * s/f
+        const double ratio =
+            sample * total / static_cast<double>(counts[word]);  // sample / f; +inf for a count of 0
+        const double probability = std::sqrt(ratio) + ratio;     // = (sqrt(f/s) + 1) * s/f
         thresholds[word] = sample <= 0 || probability >= 1 ? UINT32_MAX : threshold_for(probability);
     }
 }
 
-void draw_negatives(const NoiseColumn* table, int64_t vocabulary, uint64_t seed, uint32_t epoch, int64_t first_position,
-                    int64_t n, int negative, int32_t* negatives) {
+void draw_negatives(const NoiseColumn* table, int64_t vocabulary, uint64_t seed, uint32_t epoch,
+                    int64_t first_position, int64_t n, int negative, int32_t* negatives) {
     for (int64_t i = 0; i < n; ++i) {
         for (int k = 0; k < negative; ++k) {
-            const Philox4 bits = draw(seed, epoch, static_cast<uint64_t>(first_position + i), kNegative, k / 2);
+            const Philox4 bits =
+                draw(seed, epoch, static_cast<uint64_t>(first_position + i), kNegative, k / 2);
             const uint32_t* pair = bits.lane + (k & 1) * 2;
             negatives[i * negative + k] = static_cast<int32_t>(
                 noise_word(noise_point(pair[0], pair[1], static_cast<uint32_t>(vocabulary)), table));
@@ -68,8 +71,8 @@ void draw_negatives(const NoiseColumn* table, int64_t vocabulary, uint64_t seed,
     }
 }
 
-void draw_tokens(const int32_t* ids, const uint32_t* thresholds, uint64_t seed, uint32_t epoch, int64_t first_position,
-                 int64_t n, int window, bool* kept, int32_t* widths) {
+void draw_tokens(const int32_t* ids, const uint32_t* thresholds, uint64_t seed, uint32_t epoch,
+                 int64_t first_position, int64_t n, int window, bool* kept, int32_t* widths) {
     for (int64_t i = 0; i < n; ++i) {
         const Philox4 bits = draw(seed, epoch, static_cast<uint64_t>(first_position + i), kToken);
         kept[i] = is_kept(bits.lane[0], thresholds[ids[i]]);

@@ -1,0 +1,61 @@
+# make fit                train on the built-in corpus, or on CORPUS=my.txt
+# make test               everything that CI runs
+# make benchmark          compare with gensim; see benchmarks/README.md
+# Both of the first set up what they need in .venv on a fresh machine with Python >= 3.10 and a C++ compiler.
+
+PYTHON ?= python3
+VENV ?= .venv
+CORPUS ?=
+OUT ?= out
+ARGS ?=
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+CORE = pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f)
+
+.PHONY: fit test lint format pytest sanitize benchmark clean
+
+fit: $(VENV)/fit
+	$(BIN)/python -m embedtrain.fit $(CORPUS) --out $(OUT) $(ARGS)
+
+test: lint pytest sanitize
+
+# Each stands for an environment with the native core built into embedtrain/.
+$(VENV)/fit: $(CORE)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/test: $(CORE)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e '.[test,zstd]'
+	touch $@ $(VENV)/fit
+
+lint: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $$(find csrc -type f)
+	$(BIN)/mypy
+
+format: $(VENV)/test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(find csrc -type f)
+
+pytest: $(VENV)/test
+	$(BIN)/python -m pytest
+
+# The native tests once more, over a core built with the address and undefined-behaviour sanitizers.
+SANITIZED = build/sanitized
+sanitize: $(VENV)/test
+	PATH=$(abspath $(BIN)):$$PATH EMBEDTRAIN_CUDA=off EMBEDTRAIN_SANITIZE=address,undefined \
+	  $(BIN)/python setup.py --quiet build --build-lib $(SANITIZED)
+	LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(SANITIZED) \
+	  PYTHONMALLOC=malloc $(BIN)/pytest -m native
+
+benchmark: $(VENV)/test
+	$(PIP) -e '.[benchmark]'
+	$(BIN)/python benchmarks/compare.py $(CORPUS) $(ARGS)
+
+clean:
+	rm -rf build $(VENV) embedtrain/_native*.so *.egg-info
