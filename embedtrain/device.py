@@ -13,8 +13,8 @@ def cuda_problem() -> str | None:
 
     if core.cuda_toolkit is None:
         return (
-            "this build of embedtrain has no CUDA in it, because no CUDA toolkit (nvcc) was found when it was installed; "
-            "install the toolkit, put nvcc on PATH, and install embedtrain again"
+            "this build of embedtrain has no CUDA in it, because no CUDA toolkit (nvcc) was found when it was "
+            "installed; install the toolkit, put nvcc on PATH, and install embedtrain again"
         )
     report: dict[str, Any] = core.cuda_report()
     if report["driver"] == 0:
@@ -25,7 +25,8 @@ def cuda_problem() -> str | None:
             f"{version(report['runtime'])}; update the driver"
         )
     if not report["devices"]:
-        return f"the NVIDIA driver sees no GPU ({report['error'] or 'none is there'}); check nvidia-smi and CUDA_VISIBLE_DEVICES"
+        why = report["error"] or "none is there"
+        return f"the NVIDIA driver sees no GPU ({why}); check nvidia-smi and CUDA_VISIBLE_DEVICES"
     return None
 
 
@@ -37,9 +38,15 @@ def version(number: int) -> str:
 def resolve(device: str) -> str:
     """Turn the option (auto, cpu, cuda, cuda:N) into the device to train on.
 
-    :raises EmbedtrainError: if CUDA is asked for and cannot be had.
+    :raises EmbedtrainError: if CUDA is asked for and cannot be had, or EMBEDTRAIN_ISA names a kernel that cannot.
     """
     if not device.startswith("cuda"):
+        from embedtrain.native import core
+
+        try:
+            core.kernel_name()
+        except RuntimeError as error:
+            raise EmbedtrainError(str(error)) from error
         return "cpu"
     problem = cuda_problem() or "this version of embedtrain finds GPUs but does not train on them yet"
     raise EmbedtrainError(f"device {device}: {problem}; or train with --device cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import signal
 import sys
@@ -35,13 +36,13 @@ class Fit(Word2Vec):
     """
 
     corpus: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Text files, plain or compressed (gz, bz2, xz, zst); "-" is standard input. Without one: the documentation of the Python standard library, with epochs 40 and alpha 0.05."""
+    """Text files, plain or compressed (gz, bz2, xz, zst); "-" is standard input. Without one: the documentation of the Python standard library, with epochs 40 and alpha 0.05."""  # noqa: E501
     out: Path = Path("out")
     """Folder for the result. It must not exist, or be empty."""
     overwrite: bool = False
     """Replace an earlier result in the folder."""
     export: Annotated[tuple[Export, ...], tyro.conf.UseAppendAction] = ()
-    """Write this format as well: embedding.npy; safetensors with tokenizer.json (sentence-transformers, model2vec); word2vec text or binary; GloVe text. May be given several times."""
+    """Write this format as well: embedding.npy; safetensors with tokenizer.json (sentence-transformers, model2vec); word2vec text or binary; GloVe text. May be given several times."""  # noqa: E501
     save_vocab: Path | None = None
     """Write the words and their counts to this file ("word count" a line)."""
 
@@ -63,7 +64,7 @@ def run(options: Fit) -> Embeddings:
 
     :raises EmbedtrainError: if the input is bad or the output cannot be written. Nothing is left half written.
     """
-    progress = Progress()
+    progress = Progress(quiet=sys.stderr is None)  # None: it is closed
     with OutputFolder(options.out, overwrite=options.overwrite) as output:
 
         def on_corpus(corpus: Corpus) -> None:
@@ -90,34 +91,47 @@ def _show(embeddings: Embeddings, folder: Path) -> None:
     """Print what a newcomer wants to see: what the words mean to each other, and how to go on."""
     from embedtrain.card import example_words
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for words that the terminal's encoding does not have
     print(f"\n{folder}{os.sep}: {len(embeddings):,} embeddings of {embeddings.dim} numbers. Nearest neighbours:\n")
     for word in example_words(embeddings, 6):
         near = ", ".join(f"{other} {similarity:.2f}" for other, similarity in embeddings.most_similar(word, topn=5))
         print(f"  {word:14} {near}")
     padding = "" if embeddings.pad_index is None else f", padding_idx={embeddings.pad_index}"
-    print(f"""
+    print(
+        f"""
 Load it in PyTorch:
 
   import torch
   weight = torch.load({str(folder / "embedding.pt")!r})["weight"]
   embedding = torch.nn.Embedding.from_pretrained(weight, freeze=False{padding})
-""")
+""",
+        flush=True,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 2 for bad input, 130 when interrupted."""
-    signal.signal(
-        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
-    )  # so that the temporary folder is removed
+    """Run the command line; return its exit code: 0, 2 for bad input, above 128 when interrupted."""
+    # An orderly exit, so that the temporary folder is removed.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         options = parse(arguments)
-        _show(run(options), options.out)
+        embeddings = run(options)
     except EmbedtrainError as error:
         print(f"embedtrain: {error}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("embedtrain: out of memory; lower --dim or --max-vocab, or raise --min-count", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("embedtrain: interrupted; nothing was written", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the progress has gone
+        return 128 + signal.SIGPIPE
+    try:
+        _show(embeddings, options.out)
+    except OSError:  # nobody reads it (`| head`), or the disk is full; the result is in its place all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
     return 0
 
 

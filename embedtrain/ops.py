@@ -11,12 +11,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from embedtrain.native import core
 
-_ROW_ALIGNMENT = 16  # floats: rows start on a cache line
+_LINE = 16  # floats to a cache line of 64 bytes: rows start on one
+
+
+def _stride(dim: int) -> int:
+    return -(-dim // _LINE) * _LINE
 
 
 def new_table(rows: int, dim: int) -> Tensor:
@@ -25,10 +30,11 @@ def new_table(rows: int, dim: int) -> Tensor:
     Each row starts on a cache line (64 bytes) and the memory is backed by huge pages where the system gives them. Other
     tables work too, but are copied on each call.
     """
-    stride = -(-dim // _ROW_ALIGNMENT) * _ROW_ALIGNMENT
-    storage = torch.empty(rows * stride, dtype=torch.float32)
+    stride = _stride(dim)
+    # The line in front of the rows tells tables made here from all others (see _is_padded).
+    storage = torch.empty(_LINE + rows * stride, dtype=torch.float32)
     core.advise_huge_pages(storage.data_ptr(), storage.nbytes)
-    return storage.zero_().view(rows, stride)[:, :dim]
+    return storage.zero_()[_LINE:].view(rows, stride)[:, :dim]
 
 
 def _require(tensor: Tensor, name: str, dtype: torch.dtype, *shape: int | None) -> int:
@@ -55,10 +61,14 @@ def _require_table(tensor: Tensor, name: str) -> None:
 
 
 def _is_padded(table: Tensor) -> bool:
-    aligned = table.data_ptr() % (4 * _ROW_ALIGNMENT) == 0 and table.stride(0) % _ROW_ALIGNMENT == 0
-    # A row narrower than its stride needs the floats between to be its own: new_table() gives that.
-    own = table.stride(0) - table.shape[1] < _ROW_ALIGNMENT and table.stride(0) >= table.shape[1]
-    return table.stride(1) == 1 and aligned and own
+    rows, dim = table.shape
+    stride = _stride(dim)
+    if table.stride() != (stride, 1) or table.data_ptr() % (4 * _LINE) != 0:
+        return False
+    # The kernels use the floats between dim and stride as well. By the strides alone one cannot see whose these are: in
+    # columns of a wider matrix they hold other data, and a clone of such columns ends before the last of them.
+    made_here = table.storage_offset() == _LINE and table.untyped_storage().nbytes() == 4 * (_LINE + rows * stride)
+    return stride == dim or made_here
 
 
 def _padded(table: Tensor) -> Tensor:
@@ -73,6 +83,53 @@ def _require_at_least(low: int, **values: int) -> None:
     for name, value in values.items():
         if value < low:
             raise ValueError(f"{name} must be at least {low}, not {value}")
+
+
+@torch.library.custom_op("embedtrain::count_words", mutates_args=(), device_types="cpu")
+def count_words(text: Tensor, workers: int) -> tuple[Tensor, Tensor]:
+    r"""Count the words of a text: what ASCII white space separates.
+
+    :param text: uint8 (bytes,), UTF-8.
+    :param workers: threads; the result does not depend on them.
+    :return: the V words, most frequent first (equally frequent ones by their bytes), uint8 with a ``\n`` after each;
+        and their counts, int64 (V,).
+    :raises ValueError: where the text is not UTF-8.
+    """
+    address = _require(text, "text", torch.uint8, None)
+    _require_at_least(1, workers=workers)
+    words, counts = core.count_words(address, text.numel(), workers)
+    return torch.from_numpy(np.frombuffer(bytearray(words), dtype=np.uint8)), torch.from_numpy(counts)
+
+
+@count_words.register_fake
+def _(text: Tensor, workers: int) -> tuple[Tensor, Tensor]:
+    context = torch.library.get_ctx()
+    words = text.new_empty(context.new_dynamic_size())
+    return words, text.new_empty(context.new_dynamic_size(), dtype=torch.int64)
+
+
+@torch.library.custom_op("embedtrain::encode_text", mutates_args=(), device_types="cpu")
+def encode_text(text: Tensor, words: Tensor, workers: int) -> tuple[Tensor, Tensor]:
+    r"""Turn a text into ids of words. A sentence is a line; other words, and sentences left empty, are dropped.
+
+    :param text: uint8 (bytes,), UTF-8.
+    :param words: uint8, different words with a ``\n`` between or after them, as :func:`count_words` gives them.
+    :param workers: threads; the result does not depend on them.
+    :return: ids, int32 (N,), and offsets, int64 (S + 1,): sentence s is ``ids[offsets[s]:offsets[s + 1]]``.
+    :raises ValueError: where the text is not UTF-8.
+    """
+    address = _require(text, "text", torch.uint8, None)
+    _require(words, "words", torch.uint8, None)
+    _require_at_least(1, workers=workers)
+    ids, offsets = core.encode_text(address, text.numel(), words.numpy().tobytes(), workers)
+    return torch.from_numpy(ids), torch.from_numpy(offsets)
+
+
+@encode_text.register_fake
+def _(text: Tensor, words: Tensor, workers: int) -> tuple[Tensor, Tensor]:
+    context = torch.library.get_ctx()
+    ids = text.new_empty(context.new_dynamic_size(), dtype=torch.int32)
+    return ids, text.new_empty(context.new_dynamic_size(), dtype=torch.int64)
 
 
 @torch.library.custom_op("embedtrain::alias_table", mutates_args=(), device_types="cpu")
@@ -100,7 +157,8 @@ def _(counts: Tensor, exponent: float) -> Tensor:
 def keep_thresholds(counts: Tensor, sample: float) -> Tensor:
     """Return, for each word, the subsampling threshold: an occurrence is kept if a uniform uint32 is <= threshold.
 
-    The probability is that of word2vec.c, ``(sqrt(f / sample) + 1) * sample / f`` with f the word's share of the corpus.
+    The probability is that of word2vec.c, ``(sqrt(f / sample) + 1) * sample / f`` with f the word's share of the
+    corpus.
 
     :param counts: int64 (V,).
     :param sample: 0 keeps every occurrence.
@@ -167,7 +225,10 @@ def _(ids: Tensor, keep: Tensor, first_position: int, window: int, epoch: int, s
 
 @torch.library.custom_op("embedtrain::initial_weights", mutates_args=("table",), device_types="cpu")
 def initial_weights(table: Tensor, first_row: int, seed: int) -> None:
-    """Fill an input table, float32 (rows, D), with its initial weights: uniform in ±0.5 / D, row by row from first_row."""
+    """Fill rows of an input table, float32 (rows, D), with their initial weights: uniform in ±0.5 / D.
+
+    :param first_row: the row of the whole table that ``table[0]`` is.
+    """
     _require_table(table, "table")
     _require_at_least(0, first_row=first_row, seed=seed)
     if table.stride(1) != 1:
@@ -211,12 +272,13 @@ def train_block(
 
     :param input: float32 (V, D), the embeddings; best from :func:`new_table`.
     :param output: float32 (V, D), likewise.
-    :param stats: float64 (3,); added to: the loss (sum over pairs of -log σ(positive) - Σ log σ(-negatives)), the number
-        of (centre, context) pairs, and the number of centres (tokens that survived the subsampling).
+    :param stats: float64 (3,); added to: the loss (sum over pairs of -log σ(positive) - Σ log σ(-negatives)), the
+        number of (centre, context) pairs, and the number of centres (tokens that survived the subsampling).
     :param ids: int32 (N,). :param offsets: int64 (S + 1,): sentence s is ``ids[offsets[s]:offsets[s + 1]]``.
     :param keep: from :func:`keep_thresholds`. :param noise: from :func:`alias_table`.
     :param first_position: the position of ids[0] in the corpus. Draws and rate depend on positions alone.
-    :param corpus_size: positions in an epoch; the rate falls linearly from alpha to min_alpha over epochs * corpus_size.
+    :param corpus_size: positions in an epoch; the rate falls linearly from alpha to min_alpha over
+        epochs * corpus_size.
     :param workers: threads; one is bit-for-bit repeatable, several update without locks.
     :raises ValueError: shapes, offsets or ids that do not fit each other.
     """
@@ -251,7 +313,7 @@ def list_windows(
     table = new_table(keep.numel(), 1)
     _, block = _block(table, table, ids, offsets, keep, noise, begin, end, **options)
     centres, context_offsets, contexts, negatives, rates = map(torch.from_numpy, core.list_windows(begin, end, **block))
-    return centres, context_offsets, contexts, negatives.view(len(centres), -1), rates
+    return centres, context_offsets, contexts, negatives.view(len(centres), options["negative"]), rates
 
 
 def _block(

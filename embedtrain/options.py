@@ -40,7 +40,7 @@ class Options:
     max_vocab: int | None = None
     """Keep at most this many words, the most frequent ones; None keeps all."""
     sample: float = 1e-3
-    """Frequency above which a word's occurrences are randomly dropped, as a share of the corpus (0 to 1); 0 drops none."""
+    """Share of the corpus (0 to 1) above which occurrences of a word are randomly dropped; 0 drops none."""
     ns_exponent: float = 0.75
     """Noise words are drawn in proportion to count to this power; 1 follows the counts, 0 is uniform."""
     shrink_window: bool = True
@@ -60,7 +60,7 @@ class Options:
     lowercase: bool = False
     """Lower-case the words of the corpus (by Unicode)."""
     errors: Literal["strict", "replace", "skip"] = "strict"
-    """Words with bytes that are not UTF-8 text: stop (strict), put U+FFFD for the bytes (replace), leave out the word (skip)."""
+    """Words with bytes that are not UTF-8: stop (strict), put U+FFFD for the bytes (replace), leave them out (skip)."""
     tokenizer: Path | None = None
     """A Hugging Face tokenizer.json that cuts the raw text into tokens, instead of white space."""
     read_vocab: Path | None = None
@@ -86,7 +86,15 @@ class Options:
         _require_float("min_alpha", self.min_alpha, 0.0, self.alpha, upper_name="alpha")
         _require_int("seed", self.seed, 0, 2**63 - 1)
         _require_int("workers", self.workers, 1, 1024)
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+        for name in ("shrink_window", "lowercase"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise EmbedtrainError(f"{_spell(name)} must be True or False, not {value!r}")
+        for name in ("tokenizer", "read_vocab"):
+            if (value := getattr(self, name)) is not None:
+                if not isinstance(value, (str, os.PathLike)):
+                    raise EmbedtrainError(f"{_spell(name)} must be a path, not {value!r}")
+                object.__setattr__(self, name, Path(value))  # from Python, paths often come as strings
+        if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise EmbedtrainError(f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}")
         if self.errors not in ("strict", "replace", "skip"):
             raise EmbedtrainError(f"errors must be strict, replace or skip, not {self.errors!r}")
@@ -107,10 +115,9 @@ def _spell(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _require_int(name: str, value: object, low: int, high: int | None = None) -> None:
-    allowed = f"at least {low}" if high is None else f"from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        raise EmbedtrainError(f"{_spell(name)} must be a whole number, {allowed}, not {value!r}")
+def _require_int(name: str, value: object, low: int, high: int = 2**31 - 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise EmbedtrainError(f"{_spell(name)} must be a whole number, from {low} to {high}, not {value!r}")
 
 
 def _require_float(name: str, value: object, low: float, high: float, upper_name: str | None = None) -> None:

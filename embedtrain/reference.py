@@ -1,4 +1,4 @@
-"""The algorithm in plain Python and float64: what the native kernels are tested against, and the way to understand them.
+"""The algorithm in plain Python and float64: what the native kernels are tested against, and how to understand them.
 
 Nothing here is fast. It enumerates exactly the windows that the kernels train on, because every draw is a function of
 (seed, epoch, position, purpose) alone.
@@ -12,12 +12,14 @@ Nothing here is fast. It enumerates exactly the windows that the kernels train o
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 # Contexts of a window that are trained at once.
 GROUP = 16
@@ -55,13 +57,15 @@ def keep_probabilities(counts: Array, sample: float) -> Array:
     if sample == 0:
         return np.ones(len(counts))
     frequency = counts / counts.sum()
-    return np.minimum(1.0, (np.sqrt(frequency / sample) + 1) * sample / frequency)
+    probabilities: Array = np.minimum(1.0, (np.sqrt(frequency / sample) + 1) * sample / frequency)
+    return probabilities
 
 
 def noise_probabilities(counts: Array, exponent: float) -> Array:
     """Return the chance of each word to be drawn as noise, float64 (V,)."""
     mass = counts.astype(np.float64) ** exponent
-    return mass / mass.sum()
+    probabilities: Array = mass / mass.sum()
+    return probabilities
 
 
 def noise_words(seed: int, epoch: int, positions: Array, negative: int, table: Array) -> Array:
@@ -123,7 +127,7 @@ def windows(
         widths = 1 + (bits[:, 1].astype(np.uint64) * np.uint64(window) >> np.uint64(32)).astype(np.int64)
     negatives = noise_words(seed, epoch, positions, negative, noise)
     step = (alpha - min_alpha) / (epochs * len(ids))
-    for begin, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for begin, end in itertools.pairwise(offsets):
         # Subsampling comes first: windows reach over the gaps.
         sentence = (begin + np.flatnonzero(kept[begin:end])).tolist()
         for i, centre in enumerate(sentence):
@@ -138,8 +142,8 @@ def train_window(input: Array, output: Array, ids: Array, window: Window) -> flo
     """Train on one window, in place; return its loss, the sum over its pairs.
 
     All pairs of a group of contexts see the values before it; a word that stands in it twice counts twice. Up to W = 8
-    a window is one group. (With all the contexts of a very wide window at once, so many gradients of the same old values
-    would add up that training diverges.)
+    a window is one group. (With all the contexts of a very wide window at once, so many gradients of the same old
+    values would add up that training diverges.)
     """
     word = ids[window.centre]
     noise = window.negatives[window.negatives != word]  # a centre is not its own noise

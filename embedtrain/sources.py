@@ -49,6 +49,8 @@ def find(path: str | Path) -> Source:
     :raises EmbedtrainError: if there is no such file, or it is a folder.
     """
     if str(path) == "-":
+        if sys.stdin is None:
+            raise EmbedtrainError(f"{STANDARD_INPUT} is closed; pipe text into it, or name a file")
         return Source(STANDARD_INPUT, None)
     try:
         info = Path(path).stat()
@@ -117,7 +119,7 @@ class _Stored(io.RawIOBase):
         self.compression: str | None = None
         self._owned = source.name != STANDARD_INPUT
         try:
-            self._file: Any = io.FileIO(source.name) if self._owned else sys.stdin.buffer
+            self._file: Any = io.FileIO(source.name) if self._owned else _standard_input()
             # A pipe may give less than it is asked for.
             self._head = b""
             while len(self._head) < _HEAD_BYTES and (more := self._file.read(_HEAD_BYTES - len(self._head))):
@@ -174,6 +176,11 @@ class _Stored(io.RawIOBase):
 
     def _damaged(self, error: Exception) -> EmbedtrainError:
         return EmbedtrainError(f"{self.name}: the {self.compression} file is damaged or cut off ({error})")
+
+
+def _standard_input() -> Any:
+    """Return standard input without its buffer: Python dies in its last moments if a thread waits in that for data."""
+    return getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
 
 
 def _decompressed(stored: _Stored) -> io.RawIOBase:

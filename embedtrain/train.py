@@ -50,15 +50,15 @@ def train(corpus: Corpus, options: Options, progress: Progress, log: Callable[[R
                 rate=report["rate"],
                 words_per_second=report["words_per_second"],
             )
-            if not math.isfinite(report["loss"]):
-                raise EmbedtrainError(
-                    f"training diverged: the loss is {report['loss']} at position {report['position']:,} (epoch "
-                    f"{report['epoch']}); lower --alpha ({options.alpha:g})"
-                )
             if finished:
                 reports.append(report)
                 log(report)
     seconds = time.perf_counter() - start
+    del output  # makes room for the result
+    if all(math.isnan(report["loss"]) for report in reports):
+        progress.note(
+            f"no two words of a sentence were left by --sample {options.sample:g}: nothing was trained; pass 0"
+        )
     config = {
         "options": options.to_dict(),
         "corpus": _describe(corpus),
@@ -100,13 +100,14 @@ def _run(corpus: Corpus, options: Options, input: Tensor, output: Tensor) -> Ite
     keep = ops.keep_thresholds(counts, options.sample)
     ids, offsets = torch.from_numpy(corpus.ids), torch.from_numpy(corpus.offsets)
     size, total = len(corpus.ids), len(corpus.ids) * options.epochs
-    block = _BLOCK_TOKENS * options.workers
+    blocks = -(-size // (_BLOCK_TOKENS * options.workers))
     next_report = interval = -(-total // _REPORTS)
     stats = torch.zeros(3, dtype=torch.float64)
     since, at = 0, time.perf_counter()
     for epoch in range(options.epochs):
-        for begin in range(0, size, block):
-            end = min(begin + block, size)
+        for block in range(blocks):
+            # Of equal size, because a short one at the end would give a last loss of few pairs.
+            begin, end = size * block // blocks, size * (block + 1) // blocks
             ops.train_block(
                 input, output, stats, ids, offsets, keep, noise, begin, end, 0, size, epoch, options.epochs,
                 options.seed, options.window, options.negative, options.shrink_window, options.alpha,
@@ -114,11 +115,16 @@ def _run(corpus: Corpus, options: Options, input: Tensor, output: Tensor) -> Ite
             )  # fmt: skip
             position = epoch * size + end
             loss, pairs, _ = stats.tolist()
+            if not math.isfinite(loss):
+                raise EmbedtrainError(
+                    f"training diverged: the loss is {loss} at position {position:,} (epoch {epoch + 1}); "
+                    f"lower --alpha ({options.alpha:g})"
+                )
             report = {
                 "position": position,
                 "epoch": epoch + 1,
-                "loss": loss / max(pairs, 1),
-                "rate": options.alpha - (options.alpha - options.min_alpha) * position / total,
+                "loss": loss / pairs if pairs else math.nan,  # null in metrics.jsonl
+                "rate": max(options.min_alpha, options.alpha - (options.alpha - options.min_alpha) * position / total),
                 "words_per_second": round((position - since) / (time.perf_counter() - at)),
             }
             finished = position >= next_report or end == size

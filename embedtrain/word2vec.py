@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedtrain import corpus as corpora
 from embedtrain import device
+from embedtrain.errors import EmbedtrainError
 from embedtrain.options import Options
 from embedtrain.progress import Progress
 
@@ -51,7 +52,12 @@ class Word2Vec(Options):
                 encoded = corpora.encode(corpus, self, update)
         else:
             encoded = corpora.encode(corpus, self)
-        _note(encoded, self, progress)
+        _note(encoded, progress)
+        if len(encoded.ids) == len(encoded.offsets) - 1:
+            raise EmbedtrainError(
+                "no sentence has two words that are trained, so no word has a context; a sentence is a line: put more "
+                "than one word on it"
+            )
         on_corpus(encoded)
 
         from embedtrain.train import train  # not before the corpus is known to be good: torch takes a second to import
@@ -63,7 +69,7 @@ def _is_files(corpus: object) -> bool:
     return isinstance(corpus, Sequence) and all(isinstance(item, (str, os.PathLike)) for item in corpus)
 
 
-def _note(corpus: Corpus, options: Options, progress: Progress) -> None:
+def _note(corpus: Corpus, progress: Progress) -> None:
     """Say what was read and what of it is not trained on."""
     words = int((corpus.vocabulary.counts > 0).sum())
     progress.note(

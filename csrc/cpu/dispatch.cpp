@@ -53,10 +53,12 @@ class Spans {
     const int workers_;
 };
 
-// The length of the longest sentence with a token in [begin, end).
-int64_t longest_sentence(const Block& block, int64_t begin, int64_t end) {
+// Leave only the sentences with a token in [begin, end), and find the longest of them. What is left is
+// checked, so that whoever searches it later stays within it; the other offsets may be anything.
+void narrow(Block& block, int64_t begin, int64_t end) {
     const int64_t* const last = block.offsets + block.sentences;
-    const int64_t* sentence = std::upper_bound(block.offsets, last, begin) - 1;
+    const int64_t* const first = std::upper_bound(block.offsets, last, begin) - 1;
+    const int64_t* sentence = first;
     int64_t longest = 0, covered = begin;
     for (; sentence >= block.offsets && sentence < last && covered < end; ++sentence) {
         if (sentence[0] < 0 || sentence[0] > covered || sentence[1] <= sentence[0] ||
@@ -67,7 +69,9 @@ int64_t longest_sentence(const Block& block, int64_t begin, int64_t end) {
     }
     if (covered < end)
         throw std::invalid_argument("offsets must rise from 0 to the number of ids, without empty sentences");
-    return longest;
+    block.offsets = first;
+    block.sentences = sentence - first;
+    block.longest_sentence = longest;
 }
 
 std::string names(const std::vector<const Kernel*>& kernels) {
@@ -106,7 +110,7 @@ const Kernel& kernel() {
 
 Stats train_block(Block block, int64_t begin, int64_t end, int workers) {
     if (begin >= end) return {};
-    block.longest_sentence = longest_sentence(block, begin, end);
+    narrow(block, begin, end);
     const Kernel& chosen = kernel();
     Spans spans(begin, end, workers);
     std::vector<Stats> stats(static_cast<size_t>(workers));
@@ -136,7 +140,7 @@ Stats train_block(Block block, int64_t begin, int64_t end, int workers) {
 
 void list_windows(Block block, int64_t begin, int64_t end, WindowVisitor visit, void* receiver) {
     if (begin >= end) return;
-    block.longest_sentence = longest_sentence(block, begin, end);
+    narrow(block, begin, end);
     const Kernel& chosen = kernel();
     const Workspace workspace = make_workspace(chosen, block);
     chosen.list_windows(block, begin, end, workspace.get(), visit, receiver);

@@ -239,7 +239,7 @@ class Sampler {
                 }
                 for (int j = k; j < negative && j < k + 2; ++j)
                     for (int i = 0; i < count; ++i)
-                        negatives[(start + i) * negative + j] =
+                        negatives[static_cast<int64_t>(start + i) * negative + j] =
                             static_cast<int32_t>(noise_word(points[j - k][i], block_.noise));
             }
         }

@@ -46,7 +46,7 @@ EMBEDTRAIN_INLINE void store(float* p, V v) {
 }
 template <class V>
 EMBEDTRAIN_INLINE V broadcast(float x) {
-    return V{} + x;
+    return x - V{};  // x + 0 would not be x for -0, and so cost an addition
 }
 
 // Eight dot products from eight vectors of partial sums, in order: out[i] = Σ of the lanes of sums[i].

@@ -1,0 +1,128 @@
+"""Time the CPU kernel alone: corpus words, centres and pairs per second, and the share of what the core could do.
+
+``python benchmarks/kernel.py [corpus.txt] --dim 100 300 --workers 1 2 --isa avx512 avx2``
+
+Without a corpus the words follow Zipf's law (--vocabulary, --tokens). The settings run in turn, several rounds of them,
+so that a machine whose speed drifts treats all alike; the medians are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from embedtrain import ops
+from embedtrain.corpus import encode
+from embedtrain.native import core
+from embedtrain.options import Options
+
+
+def zipf_corpus(tokens: int, vocabulary: int, sentence: int = 20) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw ids by Zipf's law, in sentences of one length; ids are ranks, so the most frequent words come first."""
+    mass = 1 / (np.arange(vocabulary) + 2.7)
+    cumulative = np.cumsum(mass / mass.sum())
+    random = np.random.default_rng(0)
+    ids = np.empty(tokens, np.int32)
+    for part in np.array_split(ids, max(1, tokens // 10_000_000)):
+        part[:] = np.minimum(np.searchsorted(cumulative, random.random(len(part))), vocabulary - 1)
+    return ids, np.append(np.arange(0, tokens, sentence), tokens), np.maximum(np.bincount(ids, minlength=vocabulary), 1)
+
+
+class Run:
+    """Trains on one stretch of the corpus after the other, with one setting."""
+
+    def __init__(self, ids: np.ndarray, offsets: np.ndarray, counts: np.ndarray, dim: int, options: argparse.Namespace):
+        self.ids, self.offsets = torch.from_numpy(ids), torch.from_numpy(offsets.astype(np.int64))
+        counts = torch.from_numpy(counts.astype(np.int64))
+        self.noise, self.keep = ops.alias_table(counts, 0.75), ops.keep_thresholds(counts, options.sample)
+        self.input, self.output = ops.new_table(len(counts), dim), ops.new_table(len(counts), dim)
+        ops.initial_weights(self.input, 0, 1)
+        self.options, self.dim, self.begin = options, dim, 0
+
+    def stretch(self, tokens: int, workers: int) -> tuple[float, float, float, float]:
+        """Return seconds, centres, pairs and loss of the next tokens."""
+        size = len(self.ids)
+        tokens = min(tokens, size)
+        if self.begin + tokens > size:
+            self.begin = 0
+        stats = torch.zeros(3, dtype=torch.float64)
+        o = self.options
+        start = time.perf_counter()
+        ops.train_block(
+            self.input, self.output, stats, self.ids, self.offsets, self.keep, self.noise, self.begin,
+            self.begin + tokens, 0, size, 0, 5, 1, o.window, o.negative, True, 0.025, 1e-4, workers,
+        )  # fmt: skip
+        seconds = time.perf_counter() - start
+        self.begin += tokens
+        loss, pairs, centres = stats.tolist()
+        return seconds, centres, pairs, loss / max(pairs, 1)
+
+
+def peak_gflops() -> float:
+    """Measure what one thread reaches in a matrix product that stays in the cache: nearly all of its FMA units."""
+    torch.set_num_threads(1)
+    a, b = torch.rand(768, 768), torch.rand(768, 768)
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return 2 * 768**3 / min(times) / 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", nargs="?", type=Path)
+    parser.add_argument("--dim", type=int, nargs="+", default=[100])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1])
+    parser.add_argument("--isa", nargs="+", default=[core.kernel_name()], help=f"of {core.available_kernels()}")
+    parser.add_argument("--window", type=int, default=5)
+    parser.add_argument("--negative", type=int, default=5)
+    parser.add_argument("--sample", type=float, default=1e-3)
+    parser.add_argument("--tokens", type=int, default=20_000_000, help="of the drawn corpus")
+    parser.add_argument("--vocabulary", type=int, default=50_000, help="of the drawn corpus")
+    parser.add_argument("--words", type=int, default=0, help="train only on so many of the most frequent words")
+    parser.add_argument("--stretch", type=int, default=2_000_000, help="tokens per measurement")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    if options.corpus:
+        corpus = encode(options.corpus, Options(max_vocab=options.words or None))
+        ids, offsets, counts = corpus.ids, corpus.offsets, corpus.vocabulary.counts
+    else:
+        ids, offsets, counts = zipf_corpus(options.tokens, options.words or options.vocabulary)
+    runs = {dim: Run(ids, offsets, counts, dim, options) for dim in options.dim}
+    settings = list(itertools.product(options.dim, options.workers, options.isa))
+    results: dict[tuple[int, int, str], list[tuple[float, float, float, float]]] = {each: [] for each in settings}
+    peak = peak_gflops()
+    for round_ in range(options.rounds + 1):  # the first is a warm-up
+        for dim, workers, isa in settings:
+            os.environ["EMBEDTRAIN_ISA"] = isa
+            result = runs[dim].stretch(options.stretch, workers)
+            if round_ > 0:
+                results[dim, workers, isa].append(result)
+    print(
+        f"V {len(counts):,}, W {options.window}, K {options.negative}, sample {options.sample:g}; one thread's matrix"
+    )
+    print(f"product: {peak:.0f} GFLOP/s. Medians of {options.rounds} stretches of {options.stretch:,} tokens.\n")
+    print("   D  threads  kernel    Mwords/s  (min - max)      Mcentres/s  Mpairs/s  GFLOP/s  of peak    loss")
+    for (dim, workers, isa), rows in results.items():
+        seconds, centres, pairs, loss = (statistics.median(column) for column in zip(*rows, strict=True))
+        speeds = sorted(min(options.stretch, len(ids)) / row[0] / 1e6 for row in rows)
+        # A pair has 1 + K scores and as many updates of both rows: 2 + 4 floating-point operations per column.
+        gflops = pairs * (1 + options.negative) * 6 * dim / seconds / 1e9
+        print(
+            f"{dim:4}  {workers:7}  {isa:8}  {statistics.median(speeds):8.3f}  ({speeds[0]:.3f} - {speeds[-1]:.3f})"
+            f"  {centres / seconds / 1e6:10.3f}  {pairs / seconds / 1e6:8.2f}  {gflops:7.1f}  {gflops / peak / workers:7.0%}"
+            f"  {loss:.4f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

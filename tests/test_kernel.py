@@ -1,0 +1,398 @@
+"""The CPU kernels against the float64 reference: the same windows, the same tables and the same loss.
+
+Rounding: a float32 update is off by 2^-24 of the row, and the errors of the few thousand updates that a row sees here
+add up like a random walk, to 1e-5 of it; one pair missing or too many moves a row by about rate / 2, a percent of it.
+The tolerances, 1e-4 of the largest value for tables and 1e-5 for losses, lie between.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embedtrain import ops, reference
+from embedtrain.native import core
+
+KERNELS = core.available_kernels()
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A random corpus and how to train on it. Hashable, so that the reference runs once for all kernels."""
+
+    dim: int = 20
+    negative: int = 5
+    window: int = 5
+    vocabulary: int = 60
+    tokens: int = 700
+    longest: int = 40  # sentence
+    sample: float = 0.0
+    shrink_window: bool = True
+    epochs: int = 2
+    alpha: float = 0.05
+    min_alpha: float = 0.001
+    seed: int = 2**62 + 12345
+    corpus: int = 0  # another number: another corpus
+
+    @functools.cached_property
+    def ids(self) -> np.ndarray:
+        shares = 1 / np.arange(1, self.vocabulary + 1)
+        return (
+            np.random.default_rng(self.corpus)
+            .choice(self.vocabulary, self.tokens, p=shares / shares.sum())
+            .astype(np.int32)
+        )
+
+    @functools.cached_property
+    def offsets(self) -> np.ndarray:
+        lengths = np.random.default_rng(self.corpus + 1).integers(1, self.longest + 1, self.tokens)
+        ends = np.cumsum(lengths)
+        return np.concatenate([[0], ends[ends < self.tokens], [self.tokens]])
+
+    @functools.cached_property
+    def keep(self) -> torch.Tensor:
+        counts = np.maximum(np.bincount(self.ids, minlength=self.vocabulary), 1)
+        return ops.keep_thresholds(torch.from_numpy(counts), self.sample)
+
+    @functools.cached_property
+    def noise(self) -> torch.Tensor:
+        counts = np.maximum(np.bincount(self.ids, minlength=self.vocabulary), 1)
+        return ops.alias_table(torch.from_numpy(counts), 0.75)
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        names = ("epochs", "seed", "window", "negative", "shrink_window", "alpha", "min_alpha")
+        return {name: getattr(self, name) for name in names}
+
+    def new_tables(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both random and of a size at which every pair counts, unlike the start of a real training."""
+        rng = np.random.default_rng(self.corpus + 2)
+        tables = ops.new_table(self.vocabulary, self.dim), ops.new_table(self.vocabulary, self.dim)
+        for table in tables:
+            table.copy_(torch.from_numpy(rng.normal(size=table.shape) / np.sqrt(self.dim)))
+        return tables
+
+    def reference_windows(self, epoch: int) -> list[reference.Window]:
+        keep, noise = self.keep.numpy().view(np.uint32), self.noise.numpy().view(np.uint32)
+        return list(reference.windows(self.ids, self.offsets, keep, noise, epoch=epoch, **self.schedule))
+
+    def native_windows(self, epoch: int, begin: int, end: int) -> tuple[torch.Tensor, ...]:
+        return ops.list_windows(
+            torch.from_numpy(self.ids), torch.from_numpy(self.offsets), self.keep, self.noise, begin, end,
+            first_position=0, corpus_size=self.tokens, epoch=epoch, **self.schedule,
+        )  # fmt: skip
+
+
+@functools.cache
+def train_reference(case: Case) -> tuple[np.ndarray, np.ndarray, list[tuple[float, int]]]:
+    """Return the tables and, for each epoch, the loss and the number of pairs."""
+    input, output = (table.numpy().astype(np.float64) for table in case.new_tables())
+    epochs = []
+    for epoch in range(case.epochs):
+        windows = case.reference_windows(epoch)
+        loss = sum(reference.train_window(input, output, case.ids, window) for window in windows)
+        epochs.append((loss, sum(len(window.contexts) for window in windows)))
+    return input, output, epochs
+
+
+def train(
+    case: Case, block: int | None = None, workers: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Return the tables and the stats of each epoch."""
+    input, output = case.new_tables()
+    epochs = []
+    for epoch in range(case.epochs):
+        stats = torch.zeros(3, dtype=torch.float64)
+        for begin in range(0, case.tokens, block or case.tokens):
+            torch.ops.embedtrain.train_block(
+                input, output, stats, torch.from_numpy(case.ids), torch.from_numpy(case.offsets), case.keep, case.noise,
+                begin, min(begin + (block or case.tokens), case.tokens), 0, case.tokens, epoch, **case.schedule,
+                workers=workers,
+            )  # fmt: skip
+        epochs.append(stats)
+    return input, output, epochs
+
+
+def assert_equals_reference(case: Case, block: int | None = None) -> None:
+    input, output, stats = train(case, block)
+    expected_input, expected_output, epochs = train_reference(case)
+    for table, expected in ((input, expected_input), (output, expected_output)):
+        assert np.abs(table.numpy() - expected).max() <= 3e-5 * np.abs(expected).max()
+        padding = table.as_strided(
+            (case.vocabulary, table.stride(0) - case.dim), (table.stride(0), 1), table.storage_offset() + case.dim
+        )
+        assert not padding.any()
+    for got, (loss, pairs) in zip(stats, epochs, strict=True):
+        assert got[1] == pairs
+        assert got[0] == pytest.approx(loss, rel=4e-6, abs=1e-6)
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("EMBEDTRAIN_ISA", request.param)
+    assert core.kernel_name() == request.param
+    return request.param
+
+
+# Many updates of a few words from the same old values oscillate at a large rate, and then amplify any rounding.
+CROWDED = {"alpha": 0.005, "min_alpha": 0.0001}
+CASES = [
+    *(Case(dim=dim) for dim in (1, 2, 7, 8, 9, 15, 16, 17, 24, 99, 100, 101, 128, 300, 1023, 1024)),
+    *(Case(negative=negative) for negative in (1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 17, 20)),
+    Case(negative=64, vocabulary=300),
+    Case(negative=64, vocabulary=10, **CROWDED),
+    *(Case(window=window, longest=200, vocabulary=300) for window in (1, 2, 3, 8, 9, 20, 60)),
+    *(Case(window=window, longest=200, shrink_window=False) for window in (1, 2, 8, 9)),
+    Case(window=60, longest=2000, tokens=1500, epochs=1, shrink_window=False, vocabulary=400, **CROWDED),
+    Case(window=20, negative=20, dim=101, sample=1e-3, longest=300, vocabulary=200, alpha=0.02),
+    *(Case(vocabulary=vocabulary, **CROWDED) for vocabulary in (2, 3, 5)),
+    Case(vocabulary=2, negative=20, window=20, dim=33, **CROWDED),
+    Case(vocabulary=1, **CROWDED),
+    Case(vocabulary=700, tokens=3000, longest=3000, sample=1e-3),
+    Case(longest=1),
+    Case(longest=2),
+    Case(longest=3, window=60, sample=1e-2),
+    Case(tokens=1),
+    Case(tokens=2, longest=2),
+    *(Case(sample=sample, tokens=3000, longest=200, epochs=4) for sample in (1e-1, 1e-2, 1e-3, 1e-6)),
+    *(Case(tokens=tokens, longest=5000, epochs=1) for tokens in (511, 512, 513, 1024, 1025)),
+    Case(epochs=6, tokens=300, seed=0, corpus=3),
+    Case(seed=2**63 - 1, alpha=0.02, min_alpha=0.02),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_equals_the_reference(kernel, case):
+    assert_equals_reference(case)
+
+
+@settings(max_examples=60)
+@given(
+    case=st.builds(
+        Case,
+        dim=st.integers(1, 140),
+        negative=st.integers(1, 24),
+        window=st.integers(1, 24),
+        vocabulary=st.integers(2, 200),
+        tokens=st.integers(1, 250),
+        longest=st.integers(1, 300),
+        sample=st.sampled_from([0.0, 1e-1, 1e-2, 1e-3]),
+        shrink_window=st.booleans(),
+        epochs=st.integers(1, 3),
+        alpha=st.just(0.01),
+        seed=st.integers(0, 2**63 - 1),
+        corpus=st.integers(0, 10**6),
+    ),
+    block=st.integers(1, 300),
+)
+def test_any_case_equals_the_reference(case, block):
+    for name in KERNELS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("EMBEDTRAIN_ISA", name)
+            assert_equals_reference(case, block)
+
+
+def test_a_whole_training_equals_the_reference(kernel):
+    """From the initial weights and a zero output table, as users train."""
+    case = Case(dim=100, tokens=4000, vocabulary=200, longest=60, sample=1e-2, epochs=3)
+    keep, noise = case.keep.numpy().view(np.uint32), case.noise.numpy().view(np.uint32)
+    expected = reference.train(case.ids, case.offsets, keep, noise, dim=case.dim, **case.schedule)
+    input, output = ops.new_table(case.vocabulary, case.dim), ops.new_table(case.vocabulary, case.dim)
+    ops.initial_weights(input, 0, case.seed)
+    for epoch in range(case.epochs):
+        stats = torch.zeros(3, dtype=torch.float64)
+        ops.train_block(
+            input, output, stats, torch.from_numpy(case.ids), torch.from_numpy(case.offsets), case.keep, case.noise,
+            0, case.tokens, 0, case.tokens, epoch, **case.schedule, workers=1,
+        )  # fmt: skip
+    assert np.abs(input.numpy() - expected[0]).max() <= 3e-5 * np.abs(expected[0]).max()
+    assert np.abs(output.numpy() - expected[1]).max() <= 3e-5 * np.abs(expected[1]).max()
+    assert (stats[0] / stats[1]).item() == pytest.approx(expected[2], rel=1e-6)
+
+
+def test_the_reference_descends_the_loss():
+    """Its updates are the gradient of its loss: what it returns for a window falls at the rate that they promise."""
+    case = Case(dim=6, vocabulary=8, negative=4)
+    window = max(case.reference_windows(0), key=lambda each: len(each.contexts))
+    word = case.ids[window.centre]
+    targets = [word, *window.negatives[window.negatives != word]]
+    input, output = (
+        torch.tensor(table.numpy(), dtype=torch.float64, requires_grad=True) for table in case.new_tables()
+    )
+    scores = input[case.ids[window.contexts]] @ output[targets].T
+    loss = -torch.nn.functional.logsigmoid(torch.cat([scores[:, :1], -scores[:, 1:]], dim=1)).sum()
+    loss.backward()
+    moved_input, moved_output = input.detach().numpy().copy(), output.detach().numpy().copy()
+    assert reference.train_window(moved_input, moved_output, case.ids, window) == pytest.approx(loss.item(), rel=1e-12)
+    for moved, start in ((moved_input, input), (moved_output, output)):
+        assert np.allclose(moved, (start - window.rate * start.grad).detach().numpy(), rtol=0, atol=1e-14)
+
+
+# ---- which windows are drawn
+
+
+def flat(windows: list[reference.Window], negative: int) -> tuple[np.ndarray, ...]:
+    """Return the reference's windows as ops.list_windows() gives them."""
+    contexts = [window.contexts for window in windows]
+    return (
+        np.array([window.centre for window in windows], dtype=np.int64),
+        np.concatenate([[0], np.cumsum([len(each) for each in contexts], dtype=np.int64)]),
+        np.array([position for each in contexts for position in each], dtype=np.int64),
+        np.array([window.negatives for window in windows], dtype=np.int32).reshape(-1, negative),
+        np.array([window.rate for window in windows]),
+    )
+
+
+def joined(parts: list[tuple[torch.Tensor, ...]]) -> tuple[np.ndarray, ...]:
+    """Return the windows of consecutive spans as those of one."""
+    sizes = [part[1].diff() for part in parts]
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), *sizes]).cumsum(0)
+    centres, contexts, negatives, rates = (torch.cat([part[i] for part in parts]).numpy() for i in (0, 2, 3, 4))
+    return centres, offsets.numpy(), contexts, negatives, rates
+
+
+def assert_same_windows(got: tuple[np.ndarray, ...], expected: tuple[np.ndarray, ...]) -> None:
+    for mine, theirs in zip(got[:4], expected[:4], strict=True):
+        assert np.array_equal(mine, theirs)
+    assert np.allclose(got[4], expected[4], rtol=2.0**-23, atol=0)  # float32
+
+
+LISTED = [
+    Case(tokens=1500, longest=100, sample=1e-2),
+    Case(tokens=1500, longest=1500, sample=1e-3, window=20, negative=7),
+    Case(tokens=1500, longest=5, shrink_window=False),
+    Case(tokens=1500, longest=1500, window=60, vocabulary=2, sample=0.1),
+]
+
+
+@settings(max_examples=40)
+@given(case=st.sampled_from(LISTED), cuts=st.sets(st.integers(1, 1499), max_size=12), epoch=st.integers(0, 1))
+def test_lists_the_windows_of_the_reference_however_it_is_cut(case, cuts, epoch):
+    edges = [0, *sorted(cuts), case.tokens]
+    expected = flat(case.reference_windows(epoch), case.negative)
+    for name in KERNELS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("EMBEDTRAIN_ISA", name)
+            parts = [case.native_windows(epoch, *span) for span in itertools.pairwise(edges)]
+        assert_same_windows(joined(parts), expected)
+
+
+@pytest.mark.parametrize("case", LISTED, ids=str)
+@pytest.mark.parametrize("block", [1, 16, 511, 512, 513])
+def test_lists_the_windows_of_the_reference_in_blocks(kernel, case, block):
+    parts = [case.native_windows(1, at, min(at + block, case.tokens)) for at in range(0, case.tokens, block)]
+    assert_same_windows(joined(parts), flat(case.reference_windows(1), case.negative))
+
+
+@settings(max_examples=40)
+@given(case=st.sampled_from([LISTED[0], LISTED[2]]), cuts=st.sets(st.integers(0, 10**6), max_size=5))
+def test_a_block_may_be_a_slice_of_the_corpus(case, cuts):
+    """Whole sentences in a buffer of their own, with first_position, as a corpus on disk is streamed."""
+    edges = sorted({0, *(cut % (len(case.offsets) - 1) for cut in cuts), len(case.offsets) - 1})
+    parts = []
+    for first, last in itertools.pairwise(edges):
+        begin, end = case.offsets[first], case.offsets[last]
+        ids, offsets = torch.tensor(case.ids[begin:end]), torch.tensor(case.offsets[first : last + 1] - begin)
+        part = ops.list_windows(
+            ids, offsets, case.keep, case.noise, 0, len(ids),
+            first_position=int(begin), corpus_size=case.tokens, epoch=1, **case.schedule,
+        )  # fmt: skip
+        parts.append(part)
+    assert_same_windows(joined(parts), flat(case.reference_windows(1), case.negative))
+
+
+@pytest.mark.parametrize("first_position", [2**32 - 300, 2**33 + 7, 2**50])
+def test_positions_beyond_32_bits(kernel, first_position):
+    case = Case(tokens=700, longest=700, vocabulary=20, sample=0.01)
+    epoch, size = 3, 2**51
+    schedule = {**case.schedule, "epochs": 4}
+    ids = torch.from_numpy(case.ids)
+    centres, offsets, contexts, negatives, rates = ops.list_windows(
+        ids, torch.tensor([0, 700]), case.keep, case.noise, 0, 700,
+        first_position=first_position, corpus_size=size, epoch=epoch, **schedule,
+    )  # fmt: skip
+    positions = first_position + np.arange(700)
+    bits = reference.draw(case.seed, epoch, positions, reference.TOKEN)
+    kept = positions[bits[:, 0] <= case.keep.numpy().view(np.uint32)[case.ids]]
+    assert 100 < len(kept) < 600
+    assert np.array_equal(centres, kept)
+    widths = 1 + (bits[:, 1].astype(np.int64) * case.window >> 32)[kept - first_position]
+    around = [np.r_[kept[max(0, i - w) : i], kept[i + 1 : i + 1 + w]] for i, w in enumerate(widths)]
+    assert np.array_equal(contexts, np.concatenate(around))
+    assert np.array_equal(offsets.diff(), [len(each) for each in around])
+    noise = case.noise.numpy().view(np.uint32)
+    assert np.array_equal(negatives, reference.noise_words(case.seed, epoch, kept, case.negative, noise))
+    share = (epoch * size + kept) / (4 * size)
+    assert np.allclose(rates, case.alpha + (case.min_alpha - case.alpha) * share, rtol=2.0**-23, atol=0)
+
+
+# ---- blocks and threads
+
+
+@pytest.mark.parametrize("block", [1, 7, 100, 511, 512, 513])
+def test_one_worker_gives_the_same_bits_in_blocks_of_any_size(kernel, block):
+    case = Case(tokens=1500, longest=700, sample=1e-2, dim=33, vocabulary=40)
+    whole, parts = train(case), train(case, block)
+    assert torch.equal(whole[0], parts[0])
+    assert torch.equal(whole[1], parts[1])
+    for a, b in zip(whole[2], parts[2], strict=True):
+        assert torch.equal(a[1:], b[1:])
+        assert torch.allclose(a[0], b[0], rtol=1e-5)
+
+
+MANY = Case(tokens=60_000, longest=2000, sample=1e-2, vocabulary=500, dim=16, epochs=1, alpha=0.025)
+
+
+@pytest.mark.parametrize("block", [None, 7_777])
+@pytest.mark.parametrize("workers", [2, 3, 4, 16])
+def test_workers_train_on_the_same_samples(kernel, workers, block):
+    """At a rate of 0 the tables stand still, and the loss is a fingerprint of all windows and their negatives."""
+    frozen = dataclasses.replace(MANY, alpha=0.0, min_alpha=0.0)
+    one, many = train(frozen), train(frozen, block, workers)
+    assert torch.equal(many[0], frozen.new_tables()[0])
+    assert torch.equal(many[2][0][1:], one[2][0][1:])
+    assert many[2][0][0].item() == pytest.approx(one[2][0][0].item(), rel=1e-6)
+    another_seed = train(dataclasses.replace(frozen, seed=1))[2][0][0].item()
+    assert another_seed != pytest.approx(one[2][0][0].item(), rel=1e-5)
+
+
+def test_workers_learn_the_same(kernel):
+    one, many = train(MANY), train(MANY, workers=4)
+    assert torch.equal(many[2][0][1:], one[2][0][1:])
+    assert many[2][0][0].item() == pytest.approx(one[2][0][0].item(), rel=0.02)
+    # The order of updates is the only difference.
+    for mine, theirs, start in zip(many[:2], one[:2], MANY.new_tables(), strict=True):
+        assert (mine - theirs).norm() < 0.2 * (theirs - start).norm()
+
+
+@functools.cache
+def million_words() -> Case:
+    case = Case(tokens=1_000_000, vocabulary=300, dim=8, sample=1e-5, epochs=1, alpha=0.025)
+    case.__dict__["offsets"] = np.array([0, case.tokens])
+    return case
+
+
+@functools.cache
+def reference_windows_of_a_million_words() -> list[reference.Window]:
+    return million_words().reference_windows(0)
+
+
+@pytest.mark.parametrize("block", [None, 99_991])
+def test_one_line_of_a_million_words(kernel, block):
+    case = million_words()
+    assert_equals_reference(case, block)
+
+
+@pytest.mark.parametrize("block", [1_000_000, 262_144, 33_333])
+def test_the_windows_of_one_line_of_a_million_words(kernel, block):
+    case = million_words()
+    parts = [case.native_windows(0, at, min(at + block, case.tokens)) for at in range(0, case.tokens, block)]
+    assert_same_windows(joined(parts), flat(reference_windows_of_a_million_words(), case.negative))
