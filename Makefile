@@ -50,8 +50,8 @@ SANITIZED = build/sanitized
 sanitize: $(VENV)/test
 	PATH=$(abspath $(BIN)):$$PATH EMBEDTRAIN_CUDA=off EMBEDTRAIN_SANITIZE=address,undefined \
 	  $(BIN)/python setup.py --quiet build --build-lib $(SANITIZED)
-	LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(SANITIZED) \
-	  PYTHONMALLOC=malloc $(BIN)/pytest -m native
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) $(BIN)/pytest -m native
 
 benchmark: $(VENV)/test
 	$(PIP) -e '.[benchmark]'

@@ -18,7 +18,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 NO_COMPILER = (
     "embedtrain: no C++ compiler was found. Install one (Debian, Ubuntu: apt-get install g++; Fedora: dnf install "
-    "gcc-c++; macOS: xcode-select --install), or set CXX to its path, and try again."
+    "gcc-c++), or set CXX to its path, and try again."
 )
 NO_CUDA = (
     "embedtrain: built without CUDA. To have it, install the CUDA toolkit, put nvcc on PATH (or set CUDACXX to it), "

@@ -117,9 +117,10 @@ def main() -> None:
         speeds = sorted(min(options.stretch, len(ids)) / row[0] / 1e6 for row in rows)
         # A pair has 1 + K scores and as many updates of both rows: 2 + 4 floating-point operations per column.
         gflops = pairs * (1 + options.negative) * 6 * dim / seconds / 1e9
+        share = gflops / peak / workers
         print(
             f"{dim:4}  {workers:7}  {isa:8}  {statistics.median(speeds):8.3f}  ({speeds[0]:.3f} - {speeds[-1]:.3f})"
-            f"  {centres / seconds / 1e6:10.3f}  {pairs / seconds / 1e6:8.2f}  {gflops:7.1f}  {gflops / peak / workers:7.0%}"
+            f"  {centres / seconds / 1e6:10.3f}  {pairs / seconds / 1e6:8.2f}  {gflops:7.1f}  {share:7.0%}"
             f"  {loss:.4f}"
         )
 

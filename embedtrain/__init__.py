@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from embedtrain.embeddings import Embeddings
     from embedtrain.word2vec import Word2Vec
 
-__all__ = ["EmbedtrainError", "Embeddings", "Word2Vec", "load"]
+__all__ = ["Embeddings", "EmbedtrainError", "Word2Vec", "load"]
 __version__ = "0.1.0"
 
 # torch takes a second to import; whoever asks for --help or mistypes an option should not wait for it.

@@ -9,7 +9,7 @@ try:
 except ImportError as error:
     raise EmbedtrainError(
         f"the native core of embedtrain is not built for this Python ({error}); "
-        "install it with `pip install .` (or `pip install -e .`) in the folder of embedtrain, which needs a C++ compiler"
+        "install it with `pip install .` (or `pip install -e .`) in the folder of embedtrain; that needs a C++ compiler"
     ) from error
 
 __all__ = ["core"]

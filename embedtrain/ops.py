@@ -9,13 +9,38 @@ Shapes: V words, D numbers per row, N tokens, S sentences, K negatives.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from embedtrain.native import core
+
+_library: Any = torch.library.Library("embedtrain", "DEF")  # type: ignore[no-untyped-call]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _operator(mutates: Sequence[str] = ()) -> Callable[[_Function], _Function]:
+    """Register a function as ``torch.ops.embedtrain.<its name>`` for the CPU; it stays callable as it is.
+
+    :func:`torch.library.custom_op` would do the same, but imports torch's compiler, a second, on the first call.
+    """
+
+    def register(function: _Function) -> _Function:
+        schema = torch.library.infer_schema(function, mutates_args=mutates)
+        _library.define(f"{function.__name__}{schema}")
+        _library.impl(function.__name__, function, "CPU")
+        return function
+
+    return register
+
+
+def _fake(name: str) -> Callable[[_Function], _Function]:
+    """Register what an operator returns when there are only shapes, as under ``torch.compile``."""
+    return cast("Callable[[_Function], _Function]", torch.library.register_fake(f"embedtrain::{name}", lib=_library))
+
 
 _LINE = 16  # floats to a cache line of 64 bytes: rows start on one
 
@@ -85,7 +110,7 @@ def _require_at_least(low: int, **values: int) -> None:
             raise ValueError(f"{name} must be at least {low}, not {value}")
 
 
-@torch.library.custom_op("embedtrain::count_words", mutates_args=(), device_types="cpu")
+@_operator()
 def count_words(text: Tensor, workers: int) -> tuple[Tensor, Tensor]:
     r"""Count the words of a text: what ASCII white space separates.
 
@@ -101,14 +126,14 @@ def count_words(text: Tensor, workers: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.frombuffer(bytearray(words), dtype=np.uint8)), torch.from_numpy(counts)
 
 
-@count_words.register_fake
+@_fake("count_words")
 def _(text: Tensor, workers: int) -> tuple[Tensor, Tensor]:
     context = torch.library.get_ctx()
     words = text.new_empty(context.new_dynamic_size())
     return words, text.new_empty(context.new_dynamic_size(), dtype=torch.int64)
 
 
-@torch.library.custom_op("embedtrain::encode_text", mutates_args=(), device_types="cpu")
+@_operator()
 def encode_text(text: Tensor, words: Tensor, workers: int) -> tuple[Tensor, Tensor]:
     r"""Turn a text into ids of words. A sentence is a line; other words, and sentences left empty, are dropped.
 
@@ -125,14 +150,14 @@ def encode_text(text: Tensor, words: Tensor, workers: int) -> tuple[Tensor, Tens
     return torch.from_numpy(ids), torch.from_numpy(offsets)
 
 
-@encode_text.register_fake
+@_fake("encode_text")
 def _(text: Tensor, words: Tensor, workers: int) -> tuple[Tensor, Tensor]:
     context = torch.library.get_ctx()
     ids = text.new_empty(context.new_dynamic_size(), dtype=torch.int32)
     return ids, text.new_empty(context.new_dynamic_size(), dtype=torch.int64)
 
 
-@torch.library.custom_op("embedtrain::alias_table", mutates_args=(), device_types="cpu")
+@_operator()
 def alias_table(counts: Tensor, exponent: float) -> Tensor:
     """Return the noise distribution, in proportion to ``counts ** exponent``, as an alias table.
 
@@ -148,12 +173,12 @@ def alias_table(counts: Tensor, exponent: float) -> Tensor:
     return table
 
 
-@alias_table.register_fake
+@_fake("alias_table")
 def _(counts: Tensor, exponent: float) -> Tensor:
     return counts.new_empty((counts.shape[0], 2), dtype=torch.int32)
 
 
-@torch.library.custom_op("embedtrain::keep_thresholds", mutates_args=(), device_types="cpu")
+@_operator()
 def keep_thresholds(counts: Tensor, sample: float) -> Tensor:
     """Return, for each word, the subsampling threshold: an occurrence is kept if a uniform uint32 is <= threshold.
 
@@ -165,17 +190,19 @@ def keep_thresholds(counts: Tensor, sample: float) -> Tensor:
     :return: int32 (V,), the bits of uint32.
     """
     address = _require(counts, "counts", torch.int64, None)
+    if counts.numel() and int(counts.min()) < 0:
+        raise ValueError("counts must not be negative")
     thresholds = torch.empty(counts.numel(), dtype=torch.int32)
     core.keep_thresholds(address, counts.numel(), sample, thresholds.data_ptr())
     return thresholds
 
 
-@keep_thresholds.register_fake
+@_fake("keep_thresholds")
 def _(counts: Tensor, sample: float) -> Tensor:
     return counts.new_empty(counts.shape, dtype=torch.int32)
 
 
-@torch.library.custom_op("embedtrain::draw_negatives", mutates_args=(), device_types="cpu")
+@_operator()
 def draw_negatives(noise: Tensor, first_position: int, n: int, negative: int, epoch: int, seed: int) -> Tensor:
     """Return the noise words of n positions, int32 (n, K), as training draws them.
 
@@ -189,12 +216,12 @@ def draw_negatives(noise: Tensor, first_position: int, n: int, negative: int, ep
     return negatives
 
 
-@draw_negatives.register_fake
+@_fake("draw_negatives")
 def _(noise: Tensor, first_position: int, n: int, negative: int, epoch: int, seed: int) -> Tensor:
     return noise.new_empty((n, negative), dtype=torch.int32)
 
 
-@torch.library.custom_op("embedtrain::draw_tokens", mutates_args=(), device_types="cpu")
+@_operator()
 def draw_tokens(
     ids: Tensor, keep: Tensor, first_position: int, window: int, epoch: int, seed: int
 ) -> tuple[Tensor, Tensor]:
@@ -218,12 +245,12 @@ def draw_tokens(
     return kept, widths
 
 
-@draw_tokens.register_fake
+@_fake("draw_tokens")
 def _(ids: Tensor, keep: Tensor, first_position: int, window: int, epoch: int, seed: int) -> tuple[Tensor, Tensor]:
     return ids.new_empty(ids.shape, dtype=torch.bool), ids.new_empty(ids.shape, dtype=torch.int32)
 
 
-@torch.library.custom_op("embedtrain::initial_weights", mutates_args=("table",), device_types="cpu")
+@_operator(mutates=("table",))
 def initial_weights(table: Tensor, first_row: int, seed: int) -> None:
     """Fill rows of an input table, float32 (rows, D), with their initial weights: uniform in ±0.5 / D.
 
@@ -236,12 +263,12 @@ def initial_weights(table: Tensor, first_row: int, seed: int) -> None:
     core.initial_weights(table.data_ptr(), first_row, table.shape[0], table.shape[1], table.stride(0), seed)
 
 
-@initial_weights.register_fake
+@_fake("initial_weights")
 def _(table: Tensor, first_row: int, seed: int) -> None:
     return None
 
 
-@torch.library.custom_op("embedtrain::train_block", mutates_args=("input", "output", "stats"), device_types="cpu")
+@_operator(mutates=("input", "output", "stats"))
 def train_block(
     input: Tensor,
     output: Tensor,
@@ -297,7 +324,7 @@ def train_block(
     stats[2] += centres
 
 
-@train_block.register_fake
+@_fake("train_block")
 def _(*arguments: Any) -> None:
     return None
 

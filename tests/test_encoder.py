@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from embedtrain import _native
 
+pytestmark = pytest.mark.native
+
 SPACES = b" \t\n\v\f\r"
 PIECES = [b" ", b"\n", b"\t", b"\r\n", b"\v", b"\f", b"a", b"b", b"B", b"cd", b"E" * 8, b"f" * 16, b"g" * 17, b"h" * 63]
 PIECES += [b"i" * 64, b"j" * 200, b"<pad>", b"<PAD>", "ä".encode(), "Ä".encode(), "Σ".encode(), "İ".encode()]

@@ -15,6 +15,8 @@ from scipy import stats
 
 from embedtrain import ops, reference
 
+pytestmark = pytest.mark.native
+
 draws = torch.ops.embedtrain
 seeds = st.integers(0, 2**63 - 1)
 epochs = st.integers(0, 2**32 - 1)
@@ -286,3 +288,8 @@ def test_draws_do_not_depend_on_where_a_call_starts(first, cut):
         draws.draw_negatives(noise, first + cut, 100 - cut, 5, 0, 1),
     )
     assert torch.equal(whole, torch.cat(parts))
+
+
+def test_keep_thresholds_refuse_negative_counts():
+    with pytest.raises(ValueError, match="counts must not be negative"):
+        draws.keep_thresholds(torch.tensor([5, -1]), 1e-3)

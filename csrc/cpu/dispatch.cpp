@@ -74,6 +74,10 @@ void narrow(Block& block, int64_t begin, int64_t end) {
     block.longest_sentence = longest;
 }
 
+[[noreturn]] void throw_unknown_word() {
+    throw std::invalid_argument("ids and noise must be words of the vocabulary (rows of the tables)");
+}
+
 std::string names(const std::vector<const Kernel*>& kernels) {
     std::string all;
     for (const Kernel* each : kernels) all += (all.empty() ? "" : ", ") + std::string(each->name);
@@ -133,8 +137,7 @@ Stats train_block(Block block, int64_t begin, int64_t end, int workers) {
         sum.centres += each.centres;
         sum.invalid |= each.invalid;
     }
-    if (sum.invalid)
-        throw std::invalid_argument("ids and noise must be words of the vocabulary (rows of the tables)");
+    if (sum.invalid) throw_unknown_word();
     return sum;
 }
 
@@ -143,7 +146,7 @@ void list_windows(Block block, int64_t begin, int64_t end, WindowVisitor visit, 
     narrow(block, begin, end);
     const Kernel& chosen = kernel();
     const Workspace workspace = make_workspace(chosen, block);
-    chosen.list_windows(block, begin, end, workspace.get(), visit, receiver);
+    if (!chosen.list_windows(block, begin, end, workspace.get(), visit, receiver)) throw_unknown_word();
 }
 
 void advise_huge_pages(void* address, size_t bytes) {

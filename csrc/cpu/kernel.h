@@ -62,8 +62,9 @@ struct Kernel {
     size_t (*workspace_bytes)(const Block& block);
     // Train the centres at ids[begin ... end), in order.
     void (*train)(const Block& block, int64_t begin, int64_t end, void* workspace, Stats* stats);
-    // Show what train() would train on, without training.
-    void (*list_windows)(const Block& block, int64_t begin, int64_t end, void* workspace, WindowVisitor visit,
+    // Show what train() would train on, without training; false if there is a word that is not in the
+    // vocabulary.
+    bool (*list_windows)(const Block& block, int64_t begin, int64_t end, void* workspace, WindowVisitor visit,
                          void* receiver);
 };
 

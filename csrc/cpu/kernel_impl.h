@@ -355,7 +355,7 @@ class Trainer {
         stats->invalid |= sampler_.invalid;
     }
 
-    void list_windows(int64_t begin, int64_t end, WindowVisitor visit, void* receiver) {
+    bool list_windows(int64_t begin, int64_t end, WindowVisitor visit, void* receiver) {
         sampler_.seek(begin, end);
         while (sampler_.next()) {
             for (int centre = sampler_.first; centre < sampler_.last; ++centre) {
@@ -368,6 +368,7 @@ class Trainer {
                                  negatives_of(centre), rate_of(centre)});
             }
         }
+        return !sampler_.invalid;
     }
 
   private:
@@ -487,9 +488,9 @@ void train(const Block& block, int64_t begin, int64_t end, void* workspace, Stat
     Trainer(block, workspace).train(begin, end, stats);
 }
 
-void list_windows(const Block& block, int64_t begin, int64_t end, void* workspace, WindowVisitor visit,
+bool list_windows(const Block& block, int64_t begin, int64_t end, void* workspace, WindowVisitor visit,
                   void* receiver) {
-    Trainer(block, workspace).list_windows(begin, end, visit, receiver);
+    return Trainer(block, workspace).list_windows(begin, end, visit, receiver);
 }
 
 }  // namespace
