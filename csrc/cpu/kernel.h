@@ -32,8 +32,10 @@ struct Block {
     double alpha_step;    // what it loses per position
     double min_alpha;     // and where it ends
     int64_t corpus_size;  // positions in an epoch
-    int64_t longest_sentence =
-        0;  // of those that are trained on, bounds the work space; dispatch.cpp fills it in
+    // The rest is filled in by dispatch.cpp.
+    int64_t longest_sentence = 0;  // of those that are trained on: bounds the work space
+    int32_t hot_rows = 0;          // the first rows of the output table, of which each thread has copies
+    int32_t hot_uses = 0;          // and brings them back after so many uses
 };
 
 // Sums over what was trained; loss / pairs is the mean of -log σ(x·y⁺) - Σ_K log σ(-x·y⁻).

@@ -314,9 +314,68 @@ inline void compute(const Window& w, int columns, Loss& loss) {
     }
 }
 
+// A thread's own copies of the first rows of the output table. The rows of frequent words are noise in every
+// other window of every thread; written in place, their cache lines would do little but travel from core to
+// core. A copy is taken when its row is used, and after some uses what was learned in it is added to the row.
+// Other threads' updates of the same row are late by no more than these uses, which must stay few (see
+// dispatch.cpp).
+class HotRows {
+  public:
+    HotRows(const Block& block, Arena& arena) : block_(block) {
+        const int64_t size = block.hot_rows * block.stride;
+        mine_ = arena.take<float>(size);
+        taken_ = arena.take<float>(size);
+        uses_ = arena.take<int32_t>(block.hot_rows);
+    }
+
+    void clear() {
+        for (int32_t word = 0; word < block_.hot_rows; ++word) uses_[word] = 0;
+    }
+
+    // The row to work on.
+    float* use(int32_t word) {
+        const int64_t offset = word * block_.stride;
+        if (word >= block_.hot_rows) return block_.output + offset;
+        if (uses_[word]++ == 0) {
+            for (int64_t i = 0; i < block_.stride; i += kLanes<WideVector>) {
+                const WideVector row = load<WideVector>(block_.output + offset + i);
+                store(mine_ + offset + i, row);
+                store(taken_ + offset + i, row);
+            }
+        }
+        return mine_ + offset;
+    }
+
+    // The window with these words is done.
+    void release(const int32_t* words, int count) {
+        for (int t = 0; t < count; ++t)
+            if (words[t] < block_.hot_rows && uses_[words[t]] >= block_.hot_uses) bring_back(words[t]);
+    }
+
+    void release_all() {
+        for (int32_t word = 0; word < block_.hot_rows; ++word)
+            if (uses_[word] > 0) bring_back(word);
+    }
+
+  private:
+    void bring_back(int32_t word) {
+        const int64_t offset = word * block_.stride;
+        for (int64_t i = offset; i < offset + block_.stride; i += kLanes<WideVector>) {
+            const WideVector learned = load<WideVector>(mine_ + i) - load<WideVector>(taken_ + i);
+            store(block_.output + i, load<WideVector>(block_.output + i) + learned);
+        }
+        uses_[word] = 0;
+    }
+
+    const Block& block_;
+    float *mine_, *taken_;  // (hot_rows, stride) the copy, and what it was when it was taken
+    int32_t* uses_;         // since it was taken; 0: there is none
+};
+
 class Trainer {
   public:
-    Trainer(const Block& block, void* workspace) : block_(block), arena_(workspace), sampler_(block, arena_) {
+    Trainer(const Block& block, void* workspace)
+        : block_(block), arena_(workspace), sampler_(block, arena_), hot_(block, arena_) {
         const int64_t targets = 1 + block.negative, tiles = (targets + kTileTargets - 1) / kTileTargets;
         w_.y = arena_.take<float*>(targets);
         y_word_ = arena_.take<int32_t>(targets);
@@ -333,6 +392,7 @@ class Trainer {
         const int columns = (block_.dim + kColumnBlock - 1) / kColumnBlock * kColumnBlock;
         Loss loss;
         sampler_.seek(begin, end);
+        hot_.clear();
         while (sampler_.next()) {
             loss.reset();
             for (int centre = sampler_.first; centre < sampler_.last; ++centre) {
@@ -348,10 +408,12 @@ class Trainer {
                     compute(w_, columns, loss);
                     w_.ahead_count = 0;
                 }
+                hot_.release(y_word_, w_.targets);
             }
             stats->centres += sampler_.last - sampler_.first;
             stats->loss += loss.total();
         }
+        hot_.release_all();
         stats->invalid |= sampler_.invalid;
     }
 
@@ -438,7 +500,7 @@ class Trainer {
         const float rate = rate_of(centre);
         w_.most_times = 1;
         for (int t = 0; t < count; ++t) {
-            w_.y[t] = block_.output + y_word_[t] * block_.stride;
+            w_.y[t] = hot_.use(y_word_[t]);
             if (y_times_[t] > w_.most_times) w_.most_times = y_times_[t];
         }
         for (int tile = 0; tile < w_.tiles; ++tile) {
@@ -475,6 +537,7 @@ class Trainer {
     const Block& block_;
     Arena arena_;
     Sampler sampler_;
+    HotRows hot_;
     Window w_;
     int32_t *y_word_, *y_times_;
     int64_t* context_position_;
