@@ -252,8 +252,16 @@ def _encode_by_tokenizer(found: tuple[Source, ...], options: Options, path: Path
     ids = _array(tokens, np.int32)
     counts = np.bincount(ids, minlength=len(words)).astype(np.int64, copy=False)
     trained = counts >= options.min_count
+    pad, _ = special_tokens(tokenizer_json)
+    padding = 0 if pad is None else int(counts[pad])
+    if padding:
+        trained[pad] = False
     kept, offsets = _renumbered(ids, _array(ends, np.int64), np.where(trained, np.arange(len(words)), -1))
-    dropped = {"out_of_vocabulary": len(ids) - len(kept), "invalid_utf8": text.skipped}
+    dropped = {
+        "out_of_vocabulary": len(ids) - len(kept) - padding,
+        "invalid_utf8": text.skipped,
+        "pad_token": padding,
+    }
     return _finished(
         kept, offsets, Vocabulary(words, np.where(trained, counts, 0)), found, options,
         tokens_read=len(ids) + text.skipped, lines=text.lines, dropped=dropped, replaced=text.replaced,
@@ -385,8 +393,8 @@ def _finished(
             raise EmbedtrainError(f"{name}: none of its words is in the vocabulary {options.read_vocab}")
     elif trained == 0:
         raise EmbedtrainError(
-            f"{name}: no word occurs min-count ({options.min_count}) times, the most frequent one "
-            f"{largest_count} times; lower --min-count or give more text"
+            f"{name}: no word occurs min-count ({options.min_count}) times (the most frequent one: "
+            f"{largest_count}); lower --min-count or give more text"
         )
     elif trained == 1:
         only = vocabulary.words[int(np.flatnonzero(vocabulary.counts)[0])]

@@ -108,7 +108,7 @@ class Progress:
                 done, latest_at, final_loss = position, now, loss
                 if display is None or not display.due():
                     return
-                epoch = min(position * epochs // max(total_positions, 1) + 1, epochs)
+                epoch = max(position - 1, 0) * epochs // max(total_positions, 1) + 1
                 figures = [f"{_count(smoothed)} words/s", f"loss {loss:.3f}", f"rate {rate:.4f}"]
                 figures.append(_time_left(total_positions - position, smoothed))
                 display.show(f"epoch {epoch}/{epochs}", position, total_positions, figures)
@@ -164,6 +164,7 @@ class _Lines(_Display):
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
+        self._shown_at = _now()  # a short pass needs no line but the last
         self._stream = stream
 
     def show(self, title: str, done: int, total: int | None, figures: Sequence[str]) -> None:

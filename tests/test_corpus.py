@@ -242,7 +242,7 @@ def test_progress_reaches_the_end(tmp_path, monkeypatch):
     [
         (b"", "corpus is empty"),
         (b" \n\t\r\n", "has no words, only white space"),
-        (b"a b c\n", r"no word occurs min-count \(5\) times, the most frequent one 1 times"),
+        (b"a b c\n", r"no word occurs min-count \(5\) times \(the most frequent one: 1\)"),
         (b"a a a a a b c\n", "only one word, 'a', occurs min-count"),
         (b"<pad> " * 9, r"no words are left, all were dropped \(pad_token\)"),
         (b"ok\nline \xc3\xa4 \xff here\n\xfe", "corpus: line 2, byte 11: 0xff is not UTF-8 text; convert the file"),
@@ -380,6 +380,15 @@ def test_a_tokenizer_cuts_raw_text(tmp_path, monkeypatch, chunk):
     assert corpus.vocabulary.counts.tolist() == [0, 0, 0, 2, 2, 2, 2, 3, 0, 0, 0, 0, 0]
     assert (corpus.lines, corpus.tokens_read, corpus.dropped) == (4, 13, {"out_of_vocabulary": 2})
     assert json.loads(corpus.tokenizer_json) == json.loads(tokenizer.read_text(encoding="utf-8"))
+
+
+def test_the_padding_token_of_a_tokenizer_is_not_trained(tmp_path):
+    path = tmp_path / "corpus"
+    path.write_text("the <pad> the\n<pad>\n")
+    corpus = encode(path, Options(min_count=1, tokenizer=tiny_tokenizer(tmp_path)))
+    assert sentences(corpus) == [list("thethe")]
+    assert corpus.dropped == {"pad_token": 2}
+    assert corpus.vocabulary.counts[1] == 0
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 1000])

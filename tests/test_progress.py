@@ -56,8 +56,7 @@ def count_for(shown: Progress, clock: Clock, seconds: int, total: int | None) ->
 def test_lines_of_counting(clock: Clock) -> None:
     stream = io.StringIO()
     count_for(Progress(stream), clock, 12, 120_000_000)
-    first, *middle, last = stream.getvalue().splitlines()
-    assert first.startswith("counting   0%: 0.0 MB of 120.0 MB")
+    *middle, last = stream.getvalue().splitlines()
     assert len(middle) == 2  # after 5 and 10 seconds
     assert re.fullmatch(r"counting  4\d%: 5\d\.\d MB of 120\.0 MB, 10\.0 MB/s, 0:0[78] left", middle[0])
     assert re.fullmatch(r"counted 120\.0 MB in 12\.1 s, 9\.9 MB/s", last)
@@ -78,8 +77,9 @@ def test_lines_of_training(clock: Clock) -> None:
             clock.now += 1
             update(second * 5_000_000, loss=2.5 - second / 20, rate=0.025 * (1 - second / 20), words_per_second=5e6)
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "epoch 1/5   5%: 5 M words/s, loss 2.450, rate 0.0238, 0:19 left"
-    assert lines[1] == "epoch 2/5  30%: 5 M words/s, loss 2.200, rate 0.0175, 0:14 left"
+    assert lines[0] == "epoch 2/5  25%: 5 M words/s, loss 2.250, rate 0.0187, 0:15 left"
+    assert lines[1] == "epoch 3/5  50%: 5 M words/s, loss 2.000, rate 0.0125, 0:10 left"
+    assert lines[3] == "epoch 5/5 100%: 5 M words/s, loss 1.500, rate 0.0000, 0:00 left"
     assert len(lines) == 5
     assert lines[-1] == "trained 5 epochs in 20.0 s, 5 M words/s, final loss 1.500"
 
@@ -90,8 +90,7 @@ def test_words_per_second_are_smoothed(clock: Clock) -> None:
         for step in range(101):  # jumps between 4 and 6 million every tenth of a second
             update(step, loss=1.0, rate=0.01, words_per_second=4e6 if step % 2 else 6e6)
             clock.now += 0.1
-    first, *later = (float(speed) for speed in re.findall(r"([\d.]+) M words/s", stream.getvalue()))
-    assert first == 6.0
+    later = [float(speed) for speed in re.findall(r"([\d.]+) M words/s", stream.getvalue())]
     assert all(4.8 <= speed <= 5.4 for speed in later)
     assert len(later) >= 1
 
