@@ -33,7 +33,7 @@ import report
 
 HERE = Path(__file__).resolve().parent
 SETTINGS = ("dim", "window", "negative", "sample", "min_count", "epochs", "alpha", "min_alpha", "workers")
-PACKAGES = ("embedtrain", "gensim", "fasttext", "numpy", "scipy", "torch")
+PACKAGES = ("embedtrain", "gensim", "numpy", "scipy", "torch")
 
 
 def train_command(tool: str, corpus: Path, out: Path, seed: int, settings: dict[str, Any]) -> list[str]:
@@ -192,7 +192,7 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     results: dict[str, Any] = {
         # Folders are left out: they say more about whose machine it was than about the measurement.
-        "command": shlex.join(["python", "benchmarks/compare.py", *(without_folder(word) for word in arguments)]),
+        "command": shlex.join(["python", "benchmarks/compare.py", *(_without_folder(word) for word in arguments)]),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": describe_machine(),
         "versions": describe_versions(),
@@ -220,7 +220,7 @@ def main(arguments: list[str]) -> None:
         report.draw(results, options.picture)
 
 
-def without_folder(word: str) -> str:
+def _without_folder(word: str) -> str:
     return Path(word).name if os.sep in word else word
 
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-COLOURS = {"embedtrain": "#0b6e99", "gensim": "#b8b3a8", "fasttext": "#e0b28c"}
+COLOURS = {"embedtrain": "#0b6e99", "gensim": "#b8b3a8"}
 TITLES = {"wordsim353": "WordSim-353", "simlex999": "SimLex-999", "questions-words": "Google analogies"}
 
 
