@@ -89,7 +89,7 @@ def assert_refused(folder: Path, *arguments: object, why: str, **how: Any) -> No
         (None, "bad: no such file"),
         (b"", "bad is empty"),
         (b"\n \n\t\r\n\n", "bad: has no words, only white space"),
-        (b"a b c d\n" * 4, r"bad: no word occurs min-count \(5\) times.*4 times; lower --min-count"),
+        (b"a b c d\n" * 4, r"bad: no word occurs min-count \(5\) times.*4\); lower --min-count"),
         (b"a a a\n" * 9, "bad: only one word, 'a', occurs min-count"),
         (b"a\nb\n" * 9, "no sentence has two words"),
         (b"text\nand \0 a binary\n", "bad: line 2, byte 9: 0x00: this looks like a binary file"),
