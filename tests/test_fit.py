@@ -473,7 +473,7 @@ def test_two_workers(result: Result, folder: Path, main: Callable[..., int]) -> 
     assert main("corpus.txt", *SMALL, "--workers", 2) == 0
     one, two = embedtrain.load(result.out), embedtrain.load(folder / "out")
     assert one.words == two.words
-    assert torch.cosine_similarity(one.weight[2:], two.weight[2:]).min() > 0.99
+    assert torch.cosine_similarity(one.weight[2:], two.weight[2:]).min() > 0.95
 
 
 def test_max_vocab_and_lowercase(folder: Path, main: Callable[..., int], capsys: Any) -> None:
