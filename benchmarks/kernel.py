@@ -13,6 +13,7 @@ import itertools
 import os
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,33 +37,55 @@ def zipf_corpus(tokens: int, vocabulary: int, sentence: int = 20) -> tuple[np.nd
 
 
 class Run:
-    """Trains on one stretch of the corpus after the other, with one setting."""
+    """Trains a model on one stretch of the corpus after the other."""
 
-    def __init__(self, ids: np.ndarray, offsets: np.ndarray, counts: np.ndarray, dim: int, options: argparse.Namespace):
+    def __init__(
+        self,
+        ids: np.ndarray,
+        offsets: np.ndarray,
+        counts: np.ndarray,
+        dim: int,
+        workers: int,
+        options: argparse.Namespace,
+    ):
         self.ids, self.offsets = torch.from_numpy(ids), torch.from_numpy(offsets.astype(np.int64))
         counts = torch.from_numpy(counts.astype(np.int64))
-        self.noise, self.keep = ops.alias_table(counts, 0.75), ops.keep_thresholds(counts, options.sample)
-        self.input, self.output = ops.new_table(len(counts), dim), ops.new_table(len(counts), dim)
-        ops.initial_weights(self.input, 0, 1)
-        self.options, self.dim, self.begin = options, dim, 0
+        input, output = ops.new_table(len(counts), dim), ops.new_table(len(counts), dim)
+        ops.initial_weights(input, 0, 1)
+        self.trainer = ops.Trainer(
+            input, output, ops.keep_thresholds(counts, options.sample), ops.alias_table(counts, 0.75),
+            corpus_size=len(ids), epochs=5, seed=1, window=options.window, negative=options.negative,
+            shrink_window=True, alpha=0.025, min_alpha=1e-4, workers=workers,
+        )  # fmt: skip
+        self.begin = 0
 
-    def stretch(self, tokens: int, workers: int) -> tuple[float, float, float, float]:
+    def stretch(self, tokens: int) -> tuple[float, float, float, float]:
         """Return seconds, centres, pairs and loss of the next tokens."""
         size = len(self.ids)
         tokens = min(tokens, size)
         if self.begin + tokens > size:
             self.begin = 0
         stats = torch.zeros(3, dtype=torch.float64)
-        o = self.options
         start = time.perf_counter()
-        ops.train_block(
-            self.input, self.output, stats, self.ids, self.offsets, self.keep, self.noise, self.begin,
-            self.begin + tokens, 0, size, 0, 5, 1, o.window, o.negative, True, 0.025, 1e-4, workers,
-        )  # fmt: skip
+        self.trainer.train(stats, self.ids, self.offsets, self.begin, self.begin + tokens, first_position=0, epoch=0)
         seconds = time.perf_counter() - start
         self.begin += tokens
         loss, pairs, centres = stats.tolist()
         return seconds, centres, pairs, loss / max(pairs, 1)
+
+
+class SeparateRuns:
+    """As many models as there are threads: what the threads could do if they had nothing in common."""
+
+    def __init__(self, runs: list[Run]):
+        self.runs, self.pool = runs, ThreadPoolExecutor(len(runs))
+
+    def stretch(self, tokens: int) -> tuple[float, float, float, float]:
+        start = time.perf_counter()
+        results = list(self.pool.map(lambda run: run.stretch(tokens // len(self.runs)), self.runs))
+        seconds = time.perf_counter() - start
+        _, centres, pairs, losses = zip(*results, strict=True)
+        return seconds, sum(centres), sum(pairs), statistics.fmean(losses)
 
 
 def peak_gflops() -> float:
@@ -83,6 +106,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, nargs="+", default=[100])
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
     parser.add_argument("--isa", nargs="+", default=[core.kernel_name()], help=f"of {core.available_kernels()}")
+    parser.add_argument("--separate", action="store_true", help="a model of its own for each thread")
     parser.add_argument("--window", type=int, default=5)
     parser.add_argument("--negative", type=int, default=5)
     parser.add_argument("--sample", type=float, default=1e-3)
@@ -97,14 +121,20 @@ def main() -> None:
         ids, offsets, counts = corpus.ids, corpus.offsets, corpus.vocabulary.counts
     else:
         ids, offsets, counts = zipf_corpus(options.tokens, options.words or options.vocabulary)
-    runs = {dim: Run(ids, offsets, counts, dim, options) for dim in options.dim}
     settings = list(itertools.product(options.dim, options.workers, options.isa))
+    runs: dict[tuple[int, int], Run | SeparateRuns] = {}
+    for dim, workers in itertools.product(options.dim, options.workers):
+        if options.separate:
+            one_each = [Run(ids, offsets, counts, dim, 1, options) for _ in range(workers)]
+            runs[dim, workers] = SeparateRuns(one_each)
+        else:
+            runs[dim, workers] = Run(ids, offsets, counts, dim, workers, options)
     results: dict[tuple[int, int, str], list[tuple[float, float, float, float]]] = {each: [] for each in settings}
     peak = peak_gflops()
     for round_ in range(options.rounds + 1):  # the first is a warm-up
         for dim, workers, isa in settings:
             os.environ["EMBEDTRAIN_ISA"] = isa
-            result = runs[dim].stretch(options.stretch, workers)
+            result = runs[dim, workers].stretch(options.stretch)
             if round_ > 0:
                 results[dim, workers, isa].append(result)
     print(

@@ -249,15 +249,22 @@ void bind_cpu(py::module_& m) {
         "advise_huge_pages",
         [](uintptr_t address, size_t bytes) { advise_huge_pages(pointer<void>(address), bytes); },
         WithoutGil());
-    m.def("train_block", [](int64_t begin, int64_t end, int workers, const py::kwargs& arguments) {
-        const BlockArguments parsed(arguments);
-        Stats stats;
-        {
-            py::gil_scoped_release without_gil;
-            stats = train_block(parsed.block, begin, end, workers);
-        }
-        return py::make_tuple(stats.loss, stats.pairs, stats.centres);
-    });
+    py::class_<Replicas>(m, "Replicas")
+        .def(py::init([](uintptr_t input, uintptr_t output, int64_t rows, int64_t stride, int workers) {
+            return std::make_unique<Replicas>(pointer<float>(input), pointer<float>(output), rows, stride,
+                                              workers);
+        }))
+        .def("synchronise", &Replicas::synchronise, WithoutGil());
+    m.def("train_block",
+          [](int64_t begin, int64_t end, const Replicas& replicas, const py::kwargs& arguments) {
+              const BlockArguments parsed(arguments);
+              Stats stats;
+              {
+                  py::gil_scoped_release without_gil;
+                  stats = train_block(parsed.block, begin, end, replicas);
+              }
+              return py::make_tuple(stats.loss, stats.pairs, stats.centres);
+          });
     m.def("list_windows", [](int64_t begin, int64_t end, const py::kwargs& arguments) {
         const BlockArguments parsed(arguments);
         WindowList list;

@@ -309,19 +309,18 @@ def train_block(
     :param workers: threads; one is bit-for-bit repeatable, several update without locks.
     :raises ValueError: shapes, offsets or ids that do not fit each other.
     """
-    tables, block = _block(
-        input, output, ids, offsets, keep, noise, begin, end, first_position, corpus_size, epoch, epochs, seed, window,
-        negative, shrink_window, alpha, min_alpha,
+    _require_table(input, "input")
+    _require_table(output, "output")
+    tables = _padded(input), _padded(output)
+    trainer = Trainer(
+        *tables, keep, noise, corpus_size=corpus_size, epochs=epochs, seed=seed, window=window, negative=negative,
+        shrink_window=shrink_window, alpha=alpha, min_alpha=min_alpha, workers=workers,
     )  # fmt: skip
-    _require(stats, "stats", torch.float64, 3)
-    _require_at_least(1, workers=workers)
-    loss, pairs, centres = core.train_block(begin, end, workers, **block)
+    trainer.train(stats, ids, offsets, begin, end, first_position=first_position, epoch=epoch)
+    trainer.synchronise()
     for given, used in zip((input, output), tables, strict=True):
         if used is not given:
             given.copy_(used)
-    stats[0] += loss
-    stats[1] += pairs
-    stats[2] += centres
 
 
 @_fake("train_block")
@@ -330,7 +329,16 @@ def _(*arguments: Any) -> None:
 
 
 def list_windows(
-    ids: Tensor, offsets: Tensor, keep: Tensor, noise: Tensor, begin: int, end: int, **options: Any
+    ids: Tensor,
+    offsets: Tensor,
+    keep: Tensor,
+    noise: Tensor,
+    begin: int,
+    end: int,
+    *,
+    first_position: int,
+    epoch: int,
+    **settings: Any,
 ) -> tuple[Tensor, ...]:
     """Show what :func:`train_block` trains on with the same arguments, without training.
 
@@ -338,67 +346,102 @@ def list_windows(
         rates (n,). Centres without a context are left out.
     """
     table = new_table(keep.numel(), 1)
-    _, block = _block(table, table, ids, offsets, keep, noise, begin, end, **options)
+    block = Trainer(table, table, keep, noise, **settings).block(ids, offsets, begin, end, first_position, epoch)
     centres, context_offsets, contexts, negatives, rates = map(torch.from_numpy, core.list_windows(begin, end, **block))
-    return centres, context_offsets, contexts, negatives.view(len(centres), options["negative"]), rates
+    return centres, context_offsets, contexts, negatives.view(len(centres), block["negative"]), rates
 
 
-def _block(
-    input: Tensor,
-    output: Tensor,
-    ids: Tensor,
-    offsets: Tensor,
-    keep: Tensor,
-    noise: Tensor,
-    begin: int,
-    end: int,
-    first_position: int,
-    corpus_size: int,
-    epoch: int,
-    epochs: int,
-    seed: int,
-    window: int,
-    negative: int,
-    shrink_window: bool,
-    alpha: float,
-    min_alpha: float,
-) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
-    """Check everything and return the tables to work on and the native block."""
-    _require_table(input, "input")
-    _require_table(output, "output")
-    if input.shape != output.shape:
-        raise ValueError(f"input {tuple(input.shape)} and output {tuple(output.shape)} must have the same shape")
-    vocabulary, dim = input.shape
-    _require_at_least(1, vocabulary=vocabulary, dim=dim, window=window, negative=negative, corpus_size=corpus_size)
-    _require_at_least(
-        0, begin=begin, first_position=first_position, epoch=epoch, seed=seed, sentences=offsets.numel() - 1
-    )
-    _require_at_least(epoch + 1, epochs=epochs)
-    if end > ids.numel():
-        raise ValueError(f"end must be at most the number of ids, {ids.numel()}, not {end}")
-    tables = (_padded(input), _padded(output))
-    if tables[0].stride(0) != tables[1].stride(0):
-        raise ValueError("input and output must have the same stride")
-    return tables, {
-        "input": tables[0].data_ptr(),
-        "output": tables[1].data_ptr(),
-        "stride": tables[0].stride(0),
-        "dim": dim,
-        "ids": _require(ids, "ids", torch.int32, None),
-        "tokens": ids.numel(),
-        "offsets": _require(offsets, "offsets", torch.int64, None),
-        "sentences": offsets.numel() - 1,
-        "first_position": first_position,
-        "keep": _require(keep, "keep", torch.int32, vocabulary),
-        "noise": _require(noise, "noise", torch.int32, vocabulary, 2),
-        "vocabulary": vocabulary,
-        "seed": seed,
-        "epoch": epoch,
-        "window": window,
-        "negative": negative,
-        "shrink_window": shrink_window,
-        "alpha": alpha,
-        "alpha_step": (alpha - min_alpha) / (epochs * corpus_size),
-        "min_alpha": min_alpha,
-        "corpus_size": corpus_size,
-    }
+class Trainer:
+    """Trains two tables, block after block, as :func:`train_block` does with one.
+
+    Every thread but the first works on copies of its own of the rows in use and synchronises them at times. So the
+    tables lack something until :meth:`synchronise` is called; the copies cost up to 128 MiB a thread. Arguments are
+    those of :func:`train_block`.
+
+    :param input: float32 (V, D), from :func:`new_table`. :param output: likewise.
+    :raises ValueError: shapes or numbers that do not fit.
+    """
+
+    def __init__(
+        self,
+        input: Tensor,
+        output: Tensor,
+        keep: Tensor,
+        noise: Tensor,
+        *,
+        corpus_size: int,
+        epochs: int,
+        seed: int,
+        window: int,
+        negative: int,
+        shrink_window: bool,
+        alpha: float,
+        min_alpha: float,
+        workers: int = 1,
+    ):
+        _require_table(input, "input")
+        _require_table(output, "output")
+        if input.shape != output.shape:
+            raise ValueError(f"input {tuple(input.shape)} and output {tuple(output.shape)} must have the same shape")
+        vocabulary, dim = input.shape
+        _require_at_least(
+            1, vocabulary=vocabulary, dim=dim, window=window, negative=negative, corpus_size=corpus_size,
+            epochs=epochs, workers=workers,
+        )  # fmt: skip
+        _require_at_least(0, seed=seed)
+        if not _is_padded(input) or not _is_padded(output):
+            raise ValueError("input and output must be tables from new_table()")
+        self._tensors = (input, output, keep, noise)  # are to live as long as their addresses are used
+        self._epochs = epochs
+        self._settings = {
+            "input": input.data_ptr(),
+            "output": output.data_ptr(),
+            "stride": input.stride(0),
+            "dim": dim,
+            "keep": _require(keep, "keep", torch.int32, vocabulary),
+            "noise": _require(noise, "noise", torch.int32, vocabulary, 2),
+            "vocabulary": vocabulary,
+            "seed": seed,
+            "window": window,
+            "negative": negative,
+            "shrink_window": shrink_window,
+            "alpha": alpha,
+            "alpha_step": (alpha - min_alpha) / (epochs * corpus_size),
+            "min_alpha": min_alpha,
+            "corpus_size": corpus_size,
+        }
+        self._replicas = core.Replicas(input.data_ptr(), output.data_ptr(), vocabulary, input.stride(0), workers)
+
+    def train(
+        self, stats: Tensor, ids: Tensor, offsets: Tensor, begin: int, end: int, *, first_position: int, epoch: int
+    ) -> None:
+        """Train on the centres ``ids[begin:end]`` and add to stats, as :func:`train_block` does."""
+        _require(stats, "stats", torch.float64, 3)
+        block = self.block(ids, offsets, begin, end, first_position, epoch)
+        loss, pairs, centres = core.train_block(begin, end, self._replicas, **block)
+        stats[0] += loss
+        stats[1] += pairs
+        stats[2] += centres
+
+    def synchronise(self) -> None:
+        """Bring into the tables what the threads have learned."""
+        self._replicas.synchronise()
+
+    def block(
+        self, ids: Tensor, offsets: Tensor, begin: int, end: int, first_position: int, epoch: int
+    ) -> dict[str, Any]:
+        """Return what the native core is told, checked."""
+        _require_at_least(
+            0, begin=begin, first_position=first_position, epoch=epoch, sentences=offsets.numel() - 1
+        )  # fmt: skip
+        _require_at_least(epoch + 1, epochs=self._epochs)
+        if end > ids.numel():
+            raise ValueError(f"end must be at most the number of ids, {ids.numel()}, not {end}")
+        return self._settings | {
+            "ids": _require(ids, "ids", torch.int32, None),
+            "tokens": ids.numel(),
+            "offsets": _require(offsets, "offsets", torch.int64, None),
+            "sentences": offsets.numel() - 1,
+            "first_position": first_position,
+            "epoch": epoch,
+        }

@@ -102,17 +102,18 @@ def _run(corpus: Corpus, options: Options, input: Tensor, output: Tensor) -> Ite
     size, total = len(corpus.ids), len(corpus.ids) * options.epochs
     blocks = -(-size // (_BLOCK_TOKENS * options.workers))
     next_report = interval = -(-total // _REPORTS)
+    trainer = ops.Trainer(
+        input, output, keep, noise, corpus_size=size, epochs=options.epochs, seed=options.seed, window=options.window,
+        negative=options.negative, shrink_window=options.shrink_window, alpha=options.alpha,
+        min_alpha=options.min_alpha, workers=options.workers,
+    )  # fmt: skip
     stats = torch.zeros(3, dtype=torch.float64)
     since, at = 0, time.perf_counter()
     for epoch in range(options.epochs):
         for block in range(blocks):
             # Of equal size, because a short one at the end would give a last loss of few pairs.
             begin, end = size * block // blocks, size * (block + 1) // blocks
-            ops.train_block(
-                input, output, stats, ids, offsets, keep, noise, begin, end, 0, size, epoch, options.epochs,
-                options.seed, options.window, options.negative, options.shrink_window, options.alpha,
-                options.min_alpha, options.workers,
-            )  # fmt: skip
+            trainer.train(stats, ids, offsets, begin, end, first_position=0, epoch=epoch)
             position = epoch * size + end
             loss, pairs, _ = stats.tolist()
             if not math.isfinite(loss):
@@ -133,6 +134,7 @@ def _run(corpus: Corpus, options: Options, input: Tensor, output: Tensor) -> Ite
                 next_report = position + interval
                 stats.zero_()
                 since, at = position, time.perf_counter()
+    trainer.synchronise()
 
 
 def _describe(corpus: Corpus) -> dict[str, Any]:

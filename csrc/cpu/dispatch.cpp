@@ -18,25 +18,16 @@ namespace {
 // be worth its margins.
 constexpr int64_t kShortestSpan = 1024, kLongestSpan = 16384;
 
-// How many rows of the output table each thread copies, and how often it uses a copy before it brings it
-// back. All threads together add up to this many updates of a row that have not seen each other: times a rate
-// of 0.025, less than one.
-constexpr int32_t kHotRows = 256, kUnseenUpdates = 32;
-
-struct AlignedDelete {
-    void operator()(char* p) const { ::operator delete(p, std::align_val_t{64}); }
-};
-using Workspace = std::unique_ptr<char, AlignedDelete>;
-
-Workspace make_workspace(const Kernel& kernel, const Block& block) {
-    return Workspace(static_cast<char*>(::operator new(kernel.workspace_bytes(block), std::align_val_t{64})));
-}
-
 // Hands out [begin, end) in order.
 class Spans {
   public:
     Spans(int64_t begin, int64_t end, int workers) : next_(begin), end_(end), workers_(workers) {}
 
+    static bool take(void* self, int64_t* begin, int64_t* end) {
+        return static_cast<Spans*>(self)->take(begin, end);
+    }
+
+  private:
     bool take(int64_t* begin, int64_t* end) {
         int64_t start = next_.load(std::memory_order_relaxed);
         while (start < end_) {
@@ -52,7 +43,6 @@ class Spans {
         return false;
     }
 
-  private:
     std::atomic<int64_t> next_;
     const int64_t end_;
     const int workers_;
@@ -117,24 +107,21 @@ const Kernel& kernel() {
                              "; set it to one of these, or unset it");
 }
 
-Stats train_block(Block block, int64_t begin, int64_t end, int workers) {
+Stats train_block(Block block, int64_t begin, int64_t end, const Replicas& replicas) {
     if (begin >= end) return {};
     narrow(block, begin, end);
-    if (workers > 1) {  // one worker is exact
-        block.hot_rows = static_cast<int32_t>(std::min<int64_t>(kHotRows, block.vocabulary));
-        block.hot_uses = std::max(1, kUnseenUpdates / workers);
-    }
+    const int workers = replicas.workers();
     const Kernel& chosen = kernel();
     Spans spans(begin, end, workers);
     std::vector<Stats> stats(static_cast<size_t>(workers));
-    std::vector<Workspace> workspaces;
-    for (int i = 0; i < workers; ++i) workspaces.push_back(make_workspace(chosen, block));
+    std::vector<AlignedMemory> workspaces;
+    for (int i = 0; i < workers; ++i) workspaces.push_back(allocate_aligned(chosen.workspace_bytes(block)));
     const auto work = [&](int worker) {
         // Of its own, on its own stack: what a thread reads or writes in every window shares no cache line.
-        const Block mine = block;
+        Block own = block;
+        replicas.give(worker, learning_rate(block, begin), &own);
         Stats sum;
-        int64_t from, to;
-        while (spans.take(&from, &to)) chosen.train(mine, from, to, workspaces[worker].get(), &sum);
+        chosen.train(own, Spans::take, &spans, workspaces[worker].get(), &sum);
         stats[worker] = sum;
     };
     std::vector<std::thread> threads;
@@ -156,7 +143,7 @@ void list_windows(Block block, int64_t begin, int64_t end, WindowVisitor visit, 
     if (begin >= end) return;
     narrow(block, begin, end);
     const Kernel& chosen = kernel();
-    const Workspace workspace = make_workspace(chosen, block);
+    const AlignedMemory workspace = allocate_aligned(chosen.workspace_bytes(block));
     if (!chosen.list_windows(block, begin, end, workspace.get(), visit, receiver)) throw_unknown_word();
 }
 

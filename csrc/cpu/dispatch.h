@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/kernel.h"
+#include "cpu/replicas.h"
 
 namespace embedtrain {
 
@@ -15,11 +16,11 @@ std::vector<const Kernel*> available_kernels();
 // avx512). Throws std::runtime_error with a sentence if that one cannot run here.
 const Kernel& kernel();
 
-// Train the centres at ids[begin ... end) with that many threads, lock-free (Hogwild, Niu et al. 2011). One
-// thread takes them in order. Throws std::invalid_argument for offsets that are not rising or do not cover
-// the span, and for tokens that are not in the vocabulary: nothing outside the arrays is read or written,
-// whatever is in them.
-Stats train_block(Block block, int64_t begin, int64_t end, int workers);
+// Train the centres at ids[begin ... end), lock-free (Hogwild, Niu et al. 2011), with the threads of
+// `replicas`, which must have been made for the tables of this block. One thread takes the centres in order.
+// Throws std::invalid_argument for offsets that are not rising or do not cover the span, and for tokens that
+// are not in the vocabulary: nothing outside the arrays is read or written, whatever is in them.
+Stats train_block(Block block, int64_t begin, int64_t end, const Replicas& replicas);
 
 // Show what train_block() trains on.
 void list_windows(Block block, int64_t begin, int64_t end, WindowVisitor visit, void* receiver);

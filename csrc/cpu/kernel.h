@@ -8,6 +8,14 @@
 
 namespace embedtrain {
 
+// A thread's copies of the first rows of a table.
+struct Replica {
+    float* copy = nullptr;    // (rows, stride)
+    float* origin = nullptr;  // (rows, stride) what the table had when the copy was made
+    uint8_t* uses = nullptr;  // (rows) since then; 0: there is no copy
+    int64_t rows = 0;
+};
+
 // A block of the encoded corpus and how to train on it. Rows are 64-byte aligned; stride is a multiple of 16
 // floats and the floats between dim and stride are zero, and stay so.
 struct Block {
@@ -34,9 +42,17 @@ struct Block {
     int64_t corpus_size;  // positions in an epoch
     // The rest is filled in by dispatch.cpp.
     int64_t longest_sentence = 0;  // of those that are trained on: bounds the work space
-    int32_t hot_rows = 0;          // the first rows of the output table, of which each thread has copies
-    int32_t hot_uses = 0;          // and brings them back after so many uses
+    Replica input_copies, output_copies;
+    int most_uses = 1;  // of a copy, until it is synchronised
 };
+
+// Of the centre at ids[token]: linear in the position, over all epochs.
+inline double learning_rate(const Block& block, int64_t token) {
+    const double step = static_cast<double>(block.epoch) * static_cast<double>(block.corpus_size) +
+                        static_cast<double>(block.first_position + token);
+    const double rate = block.alpha - block.alpha_step * step;
+    return rate > block.min_alpha ? rate : block.min_alpha;
+}
 
 // Sums over what was trained; loss / pairs is the mean of -log σ(x·y⁺) - Σ_K log σ(-x·y⁻).
 struct Stats {
@@ -58,12 +74,15 @@ struct WindowView {
 };
 using WindowVisitor = void (*)(void* receiver, const WindowView& window);
 
+// Gives the next span of ids to train on; false when there is none.
+using SpanSource = bool (*)(void* spans, int64_t* begin, int64_t* end);
+
 struct Kernel {
     const char* name;
     // Bytes of work space, 64-byte aligned, that a thread must bring.
     size_t (*workspace_bytes)(const Block& block);
-    // Train the centres at ids[begin ... end), in order.
-    void (*train)(const Block& block, int64_t begin, int64_t end, void* workspace, Stats* stats);
+    // Train the centres of one span after the other, in order.
+    void (*train)(const Block& block, SpanSource next_span, void* spans, void* workspace, Stats* stats);
     // Show what train() would train on, without training; false if there is a word that is not in the
     // vocabulary.
     bool (*list_windows)(const Block& block, int64_t begin, int64_t end, void* workspace, WindowVisitor visit,

@@ -8,6 +8,7 @@ namespace embedtrain {
 namespace {
 using WideVector = F8;
 using PairVector = F8;
+using DrawVector = U4;
 constexpr int kTileContexts = 2;  // 2 x 6 sums of 16 registers
 }  // namespace
 }  // namespace embedtrain

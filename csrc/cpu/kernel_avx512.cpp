@@ -8,6 +8,7 @@ namespace embedtrain {
 namespace {
 using WideVector = F16;
 using PairVector = F8;
+using DrawVector = U8;
 constexpr int kTileContexts = 4;  // 4 x 6 sums of 32 registers
 }  // namespace
 }  // namespace embedtrain

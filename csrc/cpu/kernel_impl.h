@@ -28,27 +28,36 @@ namespace {
 // to eight dot products are one vector. kTileContexts contexts times kTileTargets targets are in registers at
 // once.
 constexpr int kTileTargets = 6;
-constexpr int kGroup = 16;       // contexts that are trained at once
 constexpr int kPairLanes = 8;    // a row of G: the targets of a tile, padded
 constexpr int kColumnBlock = 8;  // columns are computed in blocks of eight; rows are padded to sixteen
 constexpr int kAhead = 3;        // centres between asking for a row and using it
 
 struct Pairs {  // of one tile of targets, by lane; zero in the lanes that have none
     alignas(64) float against[kPairLanes];   // -1 for the centre, +1 for noise: σ's argument is against * dot
-    alignas(64) float gradient[kPairLanes];  // rate times multiplicity; positive for the centre, negative for
-                                             // noise
     alignas(64) float times[kPairLanes];     // multiplicity
+    alignas(64) float gradient[kPairLanes];  // multiplicity, negative for noise
+
+    // targets: of the tile, whose first is the centre if it is the first tile.
+    void fill(const int32_t* target_times, int targets, bool first) {
+        for (int lane = 0; lane < kPairLanes; ++lane) {
+            const float sign = lane >= targets ? 0.0f : first && lane == 0 ? -1.0f : 1.0f;
+            against[lane] = sign;
+            times[lane] = lane < targets ? static_cast<float>(target_times[lane]) : 0.0f;
+            gradient[lane] = -sign * times[lane];
+        }
+    }
 };
 
 // A centre with a group of its contexts, ready to compute.
 struct Window {
     int contexts, targets, tiles;
-    bool weighted;            // some multiplicity is not 1
-    int most_times;           // the largest multiplicity of a target
-    float* x[kGroup];         // (contexts) rows of the input table, all different
-    int32_t x_times[kGroup];  // (contexts)
+    bool weighted;   // some multiplicity is not 1
+    int most_times;  // the largest multiplicity of a target
+    float rate;
+    float* x[2 * kGroup];     // (contexts) rows of the input table, all different
+    int32_t x_times[kGroup];  // (contexts), if weighted
     float** y;                // (targets) rows of the output table, all different; the first is the centre's
-    Pairs* pairs;             // (tiles)
+    const Pairs* pairs;       // (tiles)
     float* g;                 // (tiles, contexts, kPairLanes)
     float* fresh;        // (contexts, wide vector) new values of a column block, when there are several tiles
     const char** ahead;  // rows to prefetch
@@ -118,25 +127,12 @@ void dots(float* const* x, float* const* y, int columns, float* out) {
     }
 }
 
-template <int Targets>
-void dots_of_tile(const Window& w, float* const* y, int columns, float* out) {
-    int c = 0;
-    for (; c + kTileContexts <= w.contexts; c += kTileContexts)
-        dots<kTileContexts, Targets>(w.x + c, y, columns, out + c * kPairLanes);
-    const int rest = w.contexts - c;
-    if (rest == 1) dots<1, Targets>(w.x + c, y, columns, out + c * kPairLanes);
-    if constexpr (kTileContexts == 4) {
-        if (rest == 2) dots<2, Targets>(w.x + c, y, columns, out + c * kPairLanes);
-        if (rest == 3) dots<3, Targets>(w.x + c, y, columns, out + c * kPairLanes);
-    }
-}
-
 // ---- σ, loss and gradient: dots become G in place
 
-inline void gradients(const Window& w, const Pairs& pairs, float* g, Loss& loss) {
+inline void gradients(const Window& w, const Pairs& pairs, int from, int to, float* g, Loss& loss) {
     constexpr int lanes = kLanes<PairVector>;
-    const PairVector one = broadcast<PairVector>(1.0f), zero = {};
-    for (int c = 0; c < w.contexts; ++c) {
+    const PairVector one = broadcast<PairVector>(1.0f), zero = {}, rate = broadcast<PairVector>(w.rate);
+    for (int c = from; c < to; ++c) {
 #pragma GCC unroll 2
         for (int lane = 0; lane < kPairLanes; lane += lanes) {
             float* row = g + c * kPairLanes + lane;
@@ -144,14 +140,15 @@ inline void gradients(const Window& w, const Pairs& pairs, float* g, Loss& loss)
             const PairVector e = exp_negative(absolute(z));
             const PairVector numerator =
                 z > zero ? one : e;  // σ(z) without overflow; NaN stays NaN through e
-            const PairVector gradient = numerator / (one + e) * load<PairVector>(pairs.gradient + lane);
+            const PairVector gradient =
+                numerator / (one + e) * (rate * load<PairVector>(pairs.gradient + lane));
             const PairVector hinge = z < zero ? zero : z;
+            const PairVector times = load<PairVector>(pairs.times + lane);
             if (!w.weighted) {
                 store(row, gradient);
                 loss.hinge += hinge;
-                loss.multiply(one + e * load<PairVector>(pairs.times + lane));
+                loss.multiply(one + e * times);
             } else {
-                const PairVector times = load<PairVector>(pairs.times + lane);
                 const float x_times = static_cast<float>(w.x_times[c]);
                 store(row, gradient * x_times);
                 loss.hinge += hinge * times * x_times;
@@ -161,6 +158,27 @@ inline void gradients(const Window& w, const Pairs& pairs, float* g, Loss& loss)
                                       (times > broadcast<PairVector>(static_cast<float>(j)) ? e : zero));
             }
         }
+    }
+}
+
+// The gradients of some contexts are computed while the processor is already at the dot products of the next.
+template <int Contexts, int Targets>
+EMBEDTRAIN_INLINE void score(const Window& w, const Pairs& pairs, float* const* y, int columns, int c,
+                             float* g, Loss& loss) {
+    dots<Contexts, Targets>(w.x + c, y, columns, g + c * kPairLanes);
+    gradients(w, pairs, c, c + Contexts, g, loss);
+}
+
+template <int Targets>
+void score_tile(const Window& w, const Pairs& pairs, float* const* y, int columns, float* g, Loss& loss) {
+    int c = 0;
+    for (; c + kTileContexts <= w.contexts; c += kTileContexts)
+        score<kTileContexts, Targets>(w, pairs, y, columns, c, g, loss);
+    const int rest = w.contexts - c;
+    if (rest == 1) score<1, Targets>(w, pairs, y, columns, c, g, loss);
+    if constexpr (kTileContexts == 4) {
+        if (rest == 2) score<2, Targets>(w, pairs, y, columns, c, g, loss);
+        if (rest == 3) score<3, Targets>(w, pairs, y, columns, c, g, loss);
     }
 }
 
@@ -276,25 +294,24 @@ inline void compute(const Window& w, int columns, Loss& loss) {
         float* g = w.g + static_cast<int64_t>(tile) * w.contexts * kPairLanes;
         switch (w.targets - tile * kTileTargets) {
             case 1:
-                dots_of_tile<1>(w, y, columns, g);
+                score_tile<1>(w, w.pairs[tile], y, columns, g, loss);
                 break;
             case 2:
-                dots_of_tile<2>(w, y, columns, g);
+                score_tile<2>(w, w.pairs[tile], y, columns, g, loss);
                 break;
             case 3:
-                dots_of_tile<3>(w, y, columns, g);
+                score_tile<3>(w, w.pairs[tile], y, columns, g, loss);
                 break;
             case 4:
-                dots_of_tile<4>(w, y, columns, g);
+                score_tile<4>(w, w.pairs[tile], y, columns, g, loss);
                 break;
             case 5:
-                dots_of_tile<5>(w, y, columns, g);
+                score_tile<5>(w, w.pairs[tile], y, columns, g, loss);
                 break;
             default:
-                dots_of_tile<kTileTargets>(w, y, columns, g);
+                score_tile<kTileTargets>(w, w.pairs[tile], y, columns, g, loss);
                 break;
         }
-        gradients(w, w.pairs[tile], g, loss);
     }
     switch (w.tiles == 1 ? w.targets : 0) {
         case 1:
@@ -314,73 +331,79 @@ inline void compute(const Window& w, int columns, Loss& loss) {
     }
 }
 
-// A thread's own copies of the first rows of the output table. The rows of frequent words are noise in every
-// other window of every thread; written in place, their cache lines would do little but travel from core to
-// core. A copy is taken when its row is used, and after some uses what was learned in it is added to the row.
-// Other threads' updates of the same row are late by no more than these uses, which must stay few (see
-// dispatch.cpp).
-class HotRows {
+// The rows of a table as a thread sees them: the first ones through its copies, if it has any (replicas.h).
+class Rows {
   public:
-    HotRows(const Block& block, Arena& arena) : block_(block) {
-        const int64_t size = block.hot_rows * block.stride;
-        mine_ = arena.take<float>(size);
-        taken_ = arena.take<float>(size);
-        uses_ = arena.take<int32_t>(block.hot_rows);
-    }
+    Rows(float* table, int64_t stride, const Replica& copies, int most_uses)
+        : table_(table), stride_(stride), copies_(copies), most_uses_(most_uses) {}
 
-    void clear() {
-        for (int32_t word = 0; word < block_.hot_rows; ++word) uses_[word] = 0;
-    }
-
-    // The row to work on.
+    // The row to work on. It is synchronised when that is due; so rows in use may change.
     float* use(int32_t word) {
-        const int64_t offset = word * block_.stride;
-        if (word >= block_.hot_rows) return block_.output + offset;
-        if (uses_[word]++ == 0) {
-            for (int64_t i = 0; i < block_.stride; i += kLanes<WideVector>) {
-                const WideVector row = load<WideVector>(block_.output + offset + i);
-                store(mine_ + offset + i, row);
-                store(taken_ + offset + i, row);
+        const int64_t offset = word * stride_;
+        if (word >= copies_.rows) return table_ + offset;
+        const int uses = copies_.uses[word];
+        if (uses == 0) {
+            copy(offset);
+        } else if (uses >= most_uses_) {
+            synchronise(offset);
+            copies_.uses[word] = 0;
+        } else if (uses == most_uses_ - 1) {  // due next time
+            for (int64_t i = offset; i < offset + stride_; i += 16) {
+                __builtin_prefetch(table_ + i, 1, 2);
+                __builtin_prefetch(copies_.origin + i, 1, 2);
             }
         }
-        return mine_ + offset;
+        ++copies_.uses[word];
+        return copies_.copy + offset;
     }
 
-    // The window with these words is done.
-    void release(const int32_t* words, int count) {
-        for (int t = 0; t < count; ++t)
-            if (words[t] < block_.hot_rows && uses_[words[t]] >= block_.hot_uses) bring_back(words[t]);
-    }
-
-    void release_all() {
-        for (int32_t word = 0; word < block_.hot_rows; ++word)
-            if (uses_[word] > 0) bring_back(word);
+    // The row that use() will give.
+    const char* address(int32_t word) const {
+        return reinterpret_cast<const char*>((word < copies_.rows ? copies_.copy : table_) + word * stride_);
     }
 
   private:
-    void bring_back(int32_t word) {
-        const int64_t offset = word * block_.stride;
-        for (int64_t i = offset; i < offset + block_.stride; i += kLanes<WideVector>) {
-            const WideVector learned = load<WideVector>(mine_ + i) - load<WideVector>(taken_ + i);
-            store(block_.output + i, load<WideVector>(block_.output + i) + learned);
+    void copy(int64_t offset) {
+        for (int64_t i = offset; i < offset + stride_; i += kLanes<WideVector>) {
+            const WideVector row = load<WideVector>(table_ + i);
+            store(copies_.copy + i, row);
+            store(copies_.origin + i, row);
         }
-        uses_[word] = 0;
     }
 
-    const Block& block_;
-    float *mine_, *taken_;  // (hot_rows, stride) the copy, and what it was when it was taken
-    int32_t* uses_;         // since it was taken; 0: there is none
+    void synchronise(int64_t offset) {
+        for (int64_t i = offset; i < offset + stride_; i += kLanes<WideVector>) {
+            const WideVector learned =
+                load<WideVector>(copies_.copy + i) - load<WideVector>(copies_.origin + i);
+            const WideVector row = load<WideVector>(table_ + i) + learned;
+            store(table_ + i, row);
+            store(copies_.copy + i, row);
+            store(copies_.origin + i, row);
+        }
+    }
+
+    float* const table_;
+    const int64_t stride_;
+    const Replica copies_;
+    const int most_uses_;
 };
 
 class Trainer {
   public:
     Trainer(const Block& block, void* workspace)
-        : block_(block), arena_(workspace), sampler_(block, arena_), hot_(block, arena_) {
+        : block_(block),
+          arena_(workspace),
+          sampler_(block, arena_),
+          // A context is used, once it has entered, in all the windows it stands in: about W + 1 of them.
+          input_(block.input, block.stride, block.input_copies, block.most_uses / (1 + block.window)),
+          output_(block.output, block.stride, block.output_copies, block.most_uses) {
         const int64_t targets = 1 + block.negative, tiles = (targets + kTileTargets - 1) / kTileTargets;
         w_.y = arena_.take<float*>(targets);
         y_word_ = arena_.take<int32_t>(targets);
         y_times_ = arena_.take<int32_t>(targets);
-        w_.pairs = arena_.take<Pairs>(tiles);
+        plain_pairs_ = arena_.take<Pairs>(tiles);
+        pairs_ = arena_.take<Pairs>(tiles);
+        x_ = arena_.take<float*>(sampler_.capacity + 2 * kGroup);
         w_.g = arena_.take<float>(tiles * kGroup * kPairLanes);
         w_.fresh = arena_.take<float>(kGroup * kLanes<WideVector>);
         w_.ahead = arena_.take<const char*>(targets + 1);
@@ -388,14 +411,27 @@ class Trainer {
     }
     size_t workspace_bytes() const { return arena_.used(); }
 
-    void train(int64_t begin, int64_t end, Stats* stats) {
+    void train(SpanSource next_span, void* spans, Stats* stats) {
+        for (int t = 0; t <= block_.negative; ++t) y_times_[t] = 1;
+        for (int t = 0; t <= block_.negative; t += kTileTargets)
+            plain_pairs_[t / kTileTargets].fill(
+                y_times_ + t, static_cast<int>(at_most(1 + block_.negative - t, kTileTargets)), t == 0);
+        int64_t begin, end;
+        while (next_span(spans, &begin, &end)) train_span(begin, end, stats);
+        stats->invalid |= sampler_.invalid;
+    }
+
+    void train_span(int64_t begin, int64_t end, Stats* stats) {
         const int columns = (block_.dim + kColumnBlock - 1) / kColumnBlock * kColumnBlock;
         Loss loss;
         sampler_.seek(begin, end);
-        hot_.clear();
         while (sampler_.next()) {
             loss.reset();
+            int entered = 0;  // contexts that have a row to work on
             for (int centre = sampler_.first; centre < sampler_.last; ++centre) {
+                const int entering =
+                    static_cast<int>(at_most(sampler_.kept, centre + int64_t{1} + sampler_.margin));
+                for (; entered < entering; ++entered) x_[entered] = input_.use(sampler_.word[entered]);
                 const int right = sampler_.right[centre];
                 int next = sampler_.left[centre];
                 stats->pairs += right - next - 1;
@@ -408,13 +444,10 @@ class Trainer {
                     compute(w_, columns, loss);
                     w_.ahead_count = 0;
                 }
-                hot_.release(y_word_, w_.targets);
             }
             stats->centres += sampler_.last - sampler_.first;
             stats->loss += loss.total();
         }
-        hot_.release_all();
-        stats->invalid |= sampler_.invalid;
     }
 
     bool list_windows(int64_t begin, int64_t end, WindowVisitor visit, void* receiver) {
@@ -426,42 +459,45 @@ class Trainer {
                     if (i != centre)
                         context_position_[count++] = block_.first_position + sampler_.position[i];
                 if (count == 0) continue;
+                for (int k = 0; k < block_.negative; ++k) y_word_[k] = sampler_.negative(centre, k);
                 visit(receiver, {block_.first_position + sampler_.position[centre], context_position_, count,
-                                 negatives_of(centre), rate_of(centre)});
+                                 y_word_, rate_of(centre)});
             }
         }
         return !sampler_.invalid;
     }
 
   private:
-    const int32_t* negatives_of(int centre) const {
-        return sampler_.negatives + static_cast<int64_t>(centre) * block_.negative;
-    }
-
-    // Linear in the position, over all epochs.
     float rate_of(int centre) const {
-        const double step = static_cast<double>(block_.epoch) * static_cast<double>(block_.corpus_size) +
-                            static_cast<double>(block_.first_position + sampler_.position[centre]);
-        const double rate = block_.alpha - block_.alpha_step * step;
-        return static_cast<float>(rate > block_.min_alpha ? rate : block_.min_alpha);
+        return static_cast<float>(learning_rate(block_, sampler_.position[centre]));
     }
 
     // The next group of the window's contexts, from the kept token next on; returns where the group after it
     // starts.
     int collect_contexts(int centre, int next, int right) {
-        int count = 0, marks = 0;
-        for (; next < right && count < kGroup; ++next) {
-            if (next == centre) continue;
-            w_.x[count] = block_.input + sampler_.word[next] * block_.stride;
-            w_.x_times[count++] = 1;
-            marks |= sampler_.repeats[next];
+        int count = 0;
+        const int from = next;
+        if (next < centre) {
+            const int before = static_cast<int>(at_most(centre - next, kGroup));
+            std::memcpy(w_.x, x_ + next, sizeof(float*) * kGroup);  // more than needed, but of fixed size
+            count = before;
+            next += before;
+        }
+        if (next == centre) ++next;
+        if (count < kGroup && next < right) {
+            const int after = static_cast<int>(at_most(right - next, kGroup - count));
+            std::memcpy(w_.x + count, x_ + next, sizeof(float*) * kGroup);
+            count += after;
+            next += after;
         }
         w_.weighted = w_.most_times > 1;
-        w_.contexts = marks ? merge_contexts(count) : count;
+        w_.contexts = count;
+        if (w_.weighted || sampler_.repeats_before[next] != sampler_.repeats_before[from]) merge_contexts();
         return next;
     }
 
-    int merge_contexts(int count) {
+    void merge_contexts() {
+        const int count = w_.contexts;
         int different = 0;
         for (int c = 0; c < count; ++c) {
             int same = 0;
@@ -474,46 +510,48 @@ class Trainer {
                 w_.x_times[different++] = 1;
             }
         }
-        return different;
+        w_.contexts = different;
     }
 
     void collect_targets(int centre) {
-        const int32_t* negatives = negatives_of(centre);
+        w_.rate = rate_of(centre);
+        const int32_t word = sampler_.word[centre];
+        w_.y[0] = output_.use(word);
+        if (!sampler_.duplicates[centre]) {
+            for (int k = 0; k < block_.negative; ++k) w_.y[1 + k] = output_.use(sampler_.negative(centre, k));
+            w_.targets = 1 + block_.negative;
+            w_.most_times = 1;
+            w_.pairs = plain_pairs_;
+        } else {
+            merge_targets(centre);
+        }
+        w_.tiles = (w_.targets + kTileTargets - 1) / kTileTargets;
+    }
+
+    void merge_targets(int centre) {
         const int32_t word = sampler_.word[centre];
         int count = 1;
         y_word_[0] = word;
         y_times_[0] = 1;
+        w_.most_times = 1;
         for (int k = 0; k < block_.negative; ++k) {
-            const int32_t noise = negatives[k];
+            const int32_t noise = sampler_.negative(centre, k);
             if (noise == word) continue;  // as word2vec.c: a centre is not its own noise
             int same = 1;
             while (same < count && y_word_[same] != noise) ++same;
             if (same < count) {
-                ++y_times_[same];
+                if (++y_times_[same] > w_.most_times) w_.most_times = y_times_[same];
             } else {
                 y_word_[count] = noise;
+                w_.y[count] = output_.use(noise);
                 y_times_[count++] = 1;
             }
         }
         w_.targets = count;
-        w_.tiles = (count + kTileTargets - 1) / kTileTargets;
-        const float rate = rate_of(centre);
-        w_.most_times = 1;
-        for (int t = 0; t < count; ++t) {
-            w_.y[t] = hot_.use(y_word_[t]);
-            if (y_times_[t] > w_.most_times) w_.most_times = y_times_[t];
-        }
-        for (int tile = 0; tile < w_.tiles; ++tile) {
-            Pairs& pairs = w_.pairs[tile];
-            for (int lane = 0; lane < kPairLanes; ++lane) {
-                const int t = tile * kTileTargets + lane;
-                const bool used = lane < kTileTargets && t < count;
-                const float times = used ? static_cast<float>(y_times_[t]) : 0.0f;
-                pairs.against[lane] = used ? (t == 0 ? -1.0f : 1.0f) : 0.0f;
-                pairs.gradient[lane] = (t == 0 ? rate : -rate) * times;
-                pairs.times[lane] = times;
-            }
-        }
+        w_.pairs = pairs_;
+        for (int t = 0; t < count; t += kTileTargets)
+            pairs_[t / kTileTargets].fill(y_times_ + t, static_cast<int>(at_most(count - t, kTileTargets)),
+                                          t == 0);
     }
 
     // What a later centre of the batch will need that this one does not: its targets, and the context that
@@ -522,23 +560,22 @@ class Trainer {
         const int later = centre + kAhead;
         w_.ahead_count = 0;
         if (later >= sampler_.last) return;
-        const int64_t row_bytes = block_.stride * static_cast<int64_t>(sizeof(float));
-        const char* output = reinterpret_cast<const char*>(block_.output);
-        const int32_t* negatives = negatives_of(later);
-        w_.ahead[w_.ahead_count++] = output + sampler_.word[later] * row_bytes;
+        int count = 0;
+        w_.ahead[count++] = output_.address(sampler_.word[later]);
         for (int k = 0; k < block_.negative; ++k)
-            w_.ahead[w_.ahead_count++] = output + negatives[k] * row_bytes;
-        const int entering = later + block_.window;
-        if (entering < sampler_.kept)
-            w_.ahead[w_.ahead_count++] =
-                reinterpret_cast<const char*>(block_.input) + sampler_.word[entering] * row_bytes;
+            w_.ahead[count++] = output_.address(sampler_.negative(later, k));
+        const int entering = later + sampler_.margin;
+        if (entering < sampler_.kept) w_.ahead[count++] = input_.address(sampler_.word[entering]);
+        w_.ahead_count = count;
     }
 
     const Block& block_;
     Arena arena_;
     Sampler sampler_;
-    HotRows hot_;
+    Rows input_, output_;
     Window w_;
+    Pairs *plain_pairs_, *pairs_;  // (tiles) of targets that are all different, and of this centre
+    float** x_;                    // (kept) rows of the input table
     int32_t *y_word_, *y_times_;
     int64_t* context_position_;
 };
@@ -547,8 +584,8 @@ size_t workspace_bytes(const Block& block) {
     return Trainer(block, nullptr).workspace_bytes();
 }
 
-void train(const Block& block, int64_t begin, int64_t end, void* workspace, Stats* stats) {
-    Trainer(block, workspace).train(begin, end, stats);
+void train(const Block& block, SpanSource next_span, void* spans, void* workspace, Stats* stats) {
+    Trainer(block, workspace).train(next_span, spans, stats);
 }
 
 bool list_windows(const Block& block, int64_t begin, int64_t end, void* workspace, WindowVisitor visit,

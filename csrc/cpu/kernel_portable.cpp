@@ -8,6 +8,7 @@ namespace embedtrain {
 namespace {
 using WideVector = F4;
 using PairVector = F4;
+using DrawVector = U2;
 constexpr int kTileContexts = 2;  // 2 x 6 sums of 16 registers
 }  // namespace
 }  // namespace embedtrain

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "cpu/kernel.h"
 
@@ -12,8 +13,11 @@ namespace {
 // Tokens per batch: large enough to fill the vectors and hide the ends, small enough to stay in the
 // first-level cache.
 constexpr int kBatchTokens = 512;
-// Random numbers are drawn for this many counters at once (the compiler makes vectors of them).
-constexpr int kDrawWidth = 16;
+// Arrays are worked on in steps of so many elements, whole vectors for every instruction set.
+constexpr int kGroup = 16;  // contexts that are trained at once
+constexpr int kStep = 16;
+constexpr int kDraws =
+    static_cast<int>(sizeof(DrawVector) / sizeof(uint64_t));  // positions drawn for at once
 
 inline int64_t at_most(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -22,29 +26,27 @@ inline int64_t at_least(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
-// Philox for kDrawWidth positions at once. low, high: the halves of the positions.
-inline void draw_many(const Block& block, const uint32_t* low, const uint32_t* high, uint32_t purpose,
-                      uint32_t (*lanes)[kDrawWidth]) {
-    const uint32_t key0 = static_cast<uint32_t>(block.seed), key1 = static_cast<uint32_t>(block.seed >> 32);
-    const uint32_t epoch = block.epoch;
-    for (int i = 0; i < kDrawWidth; ++i) {
-        uint32_t c0 = low[i], c1 = high[i], c2 = epoch, c3 = purpose, k0 = key0, k1 = key1;
+// Philox4x32-10 (sampling/philox.h) for a vector of positions. Only the lower half of each 64-bit lane
+// counts: what multiplies takes no notice of the upper one, so that nothing needs to be packed or unpacked
+// between the rounds.
+struct Draws {
+    DrawVector lane[4];
+};
+inline Draws draw_many(const Block& block, DrawVector position, uint32_t purpose) {
+    DrawVector c0 = position, c1 = position >> 32;
+    DrawVector c2 = DrawVector{} + block.epoch, c3 = DrawVector{} + purpose;
+    uint32_t k0 = static_cast<uint32_t>(block.seed), k1 = static_cast<uint32_t>(block.seed >> 32);
 #pragma GCC unroll 10
-        for (int round = 0; round < 10; ++round) {
-            const uint64_t p0 = static_cast<uint64_t>(kPhiloxM0) * c0;
-            const uint64_t p1 = static_cast<uint64_t>(kPhiloxM1) * c2;
-            c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-            c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-            c1 = static_cast<uint32_t>(p1);
-            c3 = static_cast<uint32_t>(p0);
-            k0 += kPhiloxW0;
-            k1 += kPhiloxW1;
-        }
-        lanes[0][i] = c0;
-        lanes[1][i] = c1;
-        lanes[2][i] = c2;
-        lanes[3][i] = c3;
+    for (int round = 0; round < 10; ++round) {
+        const DrawVector p0 = multiply_low(c0, kPhiloxM0), p1 = multiply_low(c2, kPhiloxM1);
+        c0 = (p1 >> 32) ^ c1 ^ (DrawVector{} + k0);
+        c2 = (p0 >> 32) ^ c3 ^ (DrawVector{} + k1);
+        c1 = p1;
+        c3 = p0;
+        k0 += kPhiloxW0;
+        k1 += kPhiloxW1;
     }
+    return {{c0, c1, c2, c3}};
 }
 
 // Cuts a work space into arrays. Without one it only measures (from an address that is never used).
@@ -74,26 +76,33 @@ class Sampler {
     int64_t* position;  // in block.ids
     int32_t* left;      // the window is left ... right, centre included (exclusive end)
     int32_t* right;
-    uint8_t*
-        repeats;  // the word may stand among the tokens that can share a window with this one, to its left
-    int32_t* negatives;  // (kept, negative), filled for the centres
+    // (kept + 1) how many words before this one may stand among the tokens to their left that can share a
+    // window.
+    int32_t* repeats_before;
+    int32_t* negatives;   // (negative, capacity), filled for the centres
+    int32_t* duplicates;  // not zero: the centre and its noise words are not all different
+    int margin;           // no window reaches further to either side
+    int64_t capacity;     // of the arrays
 
     Sampler(const Block& block, Arena& arena) : block_(block) {
         // No sentence gives more neighbours than it has.
-        margin_ = static_cast<int>(at_most(block.window, block.longest_sentence));
-        const int64_t capacity = kBatchTokens + 2 * static_cast<int64_t>(margin_) + kDrawWidth;
+        margin = static_cast<int>(at_most(block.window, block.longest_sentence));
+        capacity = kBatchTokens + 2 * static_cast<int64_t>(margin) + 2 * kStep;
+        reach_ = static_cast<int>(at_most(2 * static_cast<int64_t>(margin), kGroup));
         // Words to the left of the first, matching none, so that mark_repeats() needs no bounds.
-        const int lead = (2 * margin_ + kDrawWidth - 1) / kDrawWidth * kDrawWidth;
+        const int lead = kGroup;
         word = arena.take<int32_t>(lead + capacity) + lead;
         lead_ = lead;
-        repeats = arena.take<uint8_t>(capacity);
+        repeats_before = arena.take<int32_t>(capacity + 1);
         position = arena.take<int64_t>(capacity);
         left = arena.take<int32_t>(capacity);
         right = arena.take<int32_t>(capacity);
         width_ = arena.take<int32_t>(capacity);
-        negatives = arena.take<int32_t>((capacity + kDrawWidth) * block.negative);
-        kept_ = arena.take<uint8_t>(kBatchTokens + kDrawWidth);
-        token_width_ = arena.take<int32_t>(kBatchTokens + kDrawWidth);
+        negatives = arena.take<int32_t>(capacity * block.negative);
+        duplicates = arena.take<int32_t>(capacity);
+        bits_ = arena.take<uint32_t>(kBatchTokens + kStep);
+        kept_ = arena.take<uint8_t>(kBatchTokens + kStep);
+        token_width_ = arena.take<int32_t>(kBatchTokens + kStep);
     }
 
     void seek(int64_t begin, int64_t end) {
@@ -107,6 +116,8 @@ class Sampler {
         }
         sentence_ = low;
     }
+
+    int32_t negative(int centre, int k) const { return negatives[k * capacity + centre]; }
 
     // A token or a noise word is not in the vocabulary: nothing may be looked up by it.
     bool invalid = false;
@@ -158,25 +169,29 @@ class Sampler {
     }
 
     void draw_tokens(int64_t begin, int64_t end) {
-        uint32_t low[kDrawWidth], high[kDrawWidth], lanes[4][kDrawWidth];
-        for (int64_t start = begin; start < end; start += kDrawWidth) {
-            const uint64_t base = static_cast<uint64_t>(block_.first_position + start);
-            for (int i = 0; i < kDrawWidth; ++i) {
-                low[i] = static_cast<uint32_t>(base + i);
-                high[i] = static_cast<uint32_t>((base + i) >> 32);
-            }
-            draw_many(block_, low, high, purpose_word(kToken), lanes);
-            const int64_t count = at_most(kDrawWidth, end - start);
-            for (int i = 0; i < count; ++i)
-                kept_[start - begin + i] = is_kept(lanes[0][i], block_.keep[block_.ids[start + i]]);
-            const uint32_t window = static_cast<uint32_t>(block_.window);
-            for (int i = 0; i < kDrawWidth; ++i) {
-                const uint32_t width = block_.shrink_window ? window_width(lanes[1][i], window) : window;
-                // No window is wider than the margin: a sentence has no more to give.
-                token_width_[start - begin + i] =
-                    static_cast<int32_t>(width < static_cast<uint32_t>(margin_) ? width : margin_);
-            }
+        const int64_t count = end - begin;
+        DrawVector position = load_positions(nullptr, begin);
+        for (int64_t i = 0; i < count; i += kDraws, position += kDraws) {
+            const Draws draws = draw_many(block_, position, purpose_word(kToken));
+            store_low(draws.lane[0], bits_ + i);
+            if (block_.shrink_window)
+                store_low(1 + (multiply_low(draws.lane[1], static_cast<uint32_t>(block_.window)) >> 32),
+                          token_width_ + i);
         }
+        const int32_t* ids = block_.ids + begin;
+        for (int64_t i = 0; i < count; ++i) kept_[i] = is_kept(bits_[i], block_.keep[ids[i]]);
+        // No window is wider than the margin: a sentence has no more to give.
+        for (int64_t i = 0; i < count; ++i)
+            token_width_[i] = !block_.shrink_window || token_width_[i] > margin ? margin : token_width_[i];
+    }
+
+    // Of tokens, or from a first one on, in the corpus.
+    DrawVector load_positions(const int64_t* tokens, int64_t first_token) const {
+        DrawVector position;
+        for (int i = 0; i < kDraws; ++i)
+            position[i] =
+                static_cast<uint64_t>(block_.first_position + (tokens ? tokens[i] : first_token + i));
+        return position;
     }
 
     bool keeps(int64_t token) {
@@ -190,7 +205,7 @@ class Sampler {
     void take_left_margin(int64_t begin) {
         while (block_.offsets[sentence_ + 1] <= begin) ++sentence_;
         const int64_t sentence_begin = block_.offsets[sentence_];
-        for (int64_t token = begin - 1; token >= sentence_begin && kept < margin_; --token)
+        for (int64_t token = begin - 1; token >= sentence_begin && kept < margin; --token)
             if (keeps(token)) position[kept++] = token;
         for (int i = 0, j = kept - 1; i < j; ++i, --j) {
             const int64_t swap = position[i];
@@ -201,54 +216,60 @@ class Sampler {
     }
 
     void take_right_margin(int64_t end, int64_t sentence_end) {
-        for (int64_t token = end; token < sentence_end && kept - last < margin_; ++token) {
+        for (int64_t token = end; token < sentence_end && kept - last < margin; ++token) {
             if (!keeps(token)) continue;
             word[kept] = block_.ids[token];
             position[kept++] = token;
         }
     }
 
-    // Rounded up to whole vectors and across sentences, so a mark is a hint; whoever sees it compares.
+    // Regardless of sentences, so a mark is a hint; whoever sees it compares.
     void mark_repeats() {
-        for (int i = 0; i < kept; ++i) {
-            int hits = 0;
-            for (const int32_t* group = word + i - lead_; group < word + i; group += kDrawWidth)
-                for (int j = 0; j < kDrawWidth; ++j) hits |= group[j] == word[i];
-            repeats[i] = static_cast<uint8_t>(hits);
+        repeats_before[0] = 0;
+        for (int i = 0; i < kept; i += kStep) {
+            int32_t found[kStep] = {};
+            for (int distance = 1; distance <= reach_; ++distance)
+                for (int j = 0; j < kStep; ++j) found[j] |= word[i + j] == word[i + j - distance];
+            for (int j = 0; j < kStep; ++j) repeats_before[i + j + 1] = repeats_before[i + j] + found[j];
         }
     }
 
     void draw_negatives() {
         const int negative = block_.negative;
         const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary);
-        uint32_t low[kDrawWidth], high[kDrawWidth], lanes[4][kDrawWidth];
-        uint64_t points[2][kDrawWidth];
-        for (int start = first; start < last; start += kDrawWidth) {
-            const int count = static_cast<int>(at_most(kDrawWidth, last - start));
-            for (int i = 0; i < kDrawWidth; ++i) {
-                const uint64_t at =
-                    static_cast<uint64_t>(block_.first_position + position[start + (i < count ? i : 0)]);
-                low[i] = static_cast<uint32_t>(at);
-                high[i] = static_cast<uint32_t>(at >> 32);
-            }
+        for (int i = first; i < last; i += kDraws) {
+            const DrawVector position = load_positions(this->position + i, 0);
             for (int k = 0; k < negative; k += 2) {
-                draw_many(block_, low, high, purpose_word(kNegative, static_cast<uint32_t>(k / 2)), lanes);
-                for (int i = 0; i < kDrawWidth; ++i) {
-                    points[0][i] = noise_point(lanes[0][i], lanes[1][i], vocabulary);
-                    points[1][i] = noise_point(lanes[2][i], lanes[3][i], vocabulary);
+                const Draws draws =
+                    draw_many(block_, position, purpose_word(kNegative, static_cast<uint32_t>(k / 2)));
+                for (int j = 0; j < 2 && k + j < negative; ++j) {
+                    const DrawVector point = multiply_low(draws.lane[2 * j], vocabulary) +
+                                             (multiply_low(draws.lane[2 * j + 1], vocabulary) >> 32);
+                    std::memcpy(points_ + j * kDraws, &point, sizeof point);
                 }
-                for (int j = k; j < negative && j < k + 2; ++j)
-                    for (int i = 0; i < count; ++i)
-                        negatives[static_cast<int64_t>(start + i) * negative + j] =
-                            static_cast<int32_t>(noise_word(points[j - k][i], block_.noise));
+                for (int j = 0; j < 2 && k + j < negative; ++j)
+                    for (int d = 0; d < kDraws; ++d)
+                        negatives[(k + j) * capacity + i + d] =
+                            static_cast<int32_t>(noise_word(points_[j * kDraws + d], block_.noise));
             }
         }
-        check(negatives + static_cast<int64_t>(first) * negative,
-              static_cast<int64_t>(last - first) * negative);
+        for (int i = first; i < last; i += kStep) {
+            int32_t found[kStep] = {};
+            for (int k = 0; k < negative; ++k) {
+                const int32_t* noise = negatives + k * capacity + i;
+                for (int j = 0; j < kStep; ++j) found[j] |= noise[j] == word[i + j];
+                for (const int32_t* other = negatives + i; other < noise; other += capacity)
+                    for (int j = 0; j < kStep; ++j) found[j] |= noise[j] == other[j];
+            }
+            for (int j = 0; j < kStep; ++j) duplicates[i + j] = found[j];
+        }
+        for (int k = 0; k < negative; ++k) check(negatives + k * capacity + first, last - first);
     }
 
     const Block& block_;
-    int margin_, lead_;
+    int lead_, reach_;
+    uint32_t* bits_;  // by token of the batch: decides whether it is kept
+    uint64_t points_[2 * kDraws];
     int64_t cursor_ = 0, end_ = 0, sentence_ = 0;
     int32_t* width_;        // by kept token
     uint8_t* kept_;         // by token of the batch

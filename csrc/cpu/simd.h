@@ -4,6 +4,12 @@
 #pragma once
 
 #include <cstdint>
+#ifdef __SSE2__
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 warns of what its own header does
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#endif
 
 #if defined(__clang__) || __GNUC__ >= 12
 #define EMBEDTRAIN_SHUFFLE(a, b, mask_type, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -21,6 +27,10 @@ using F8 = float __attribute__((vector_size(32)));
 using F16 = float __attribute__((vector_size(64)));
 using I4 = int32_t __attribute__((vector_size(16)));
 using I8 = int32_t __attribute__((vector_size(32)));
+
+using U2 = uint64_t __attribute__((vector_size(16)));
+using U4 = uint64_t __attribute__((vector_size(32)));
+using U8 = uint64_t __attribute__((vector_size(64)));
 
 template <class V>
 constexpr int kLanes = static_cast<int>(sizeof(V) / sizeof(float));
@@ -47,6 +57,31 @@ EMBEDTRAIN_INLINE void store(float* p, V v) {
 template <class V>
 EMBEDTRAIN_INLINE V broadcast(float x) {
     return x - V{};  // x + 0 would not be x for -0, and so cost an addition
+}
+
+// The product of the lower half of each lane and m, in full. (Compilers do not find the instruction for it by
+// themselves.)
+#ifdef __AVX512F__
+EMBEDTRAIN_INLINE U8 multiply_low(U8 a, uint32_t m) {
+    return reinterpret_cast<U8>(_mm512_mul_epu32(reinterpret_cast<__m512i>(a), _mm512_set1_epi64(m)));
+}
+#endif
+#ifdef __AVX2__
+EMBEDTRAIN_INLINE U4 multiply_low(U4 a, uint32_t m) {
+    return reinterpret_cast<U4>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), _mm256_set1_epi64x(m)));
+}
+#endif
+EMBEDTRAIN_INLINE U2 multiply_low(U2 a, uint32_t m) {
+#ifdef __SSE2__
+    return reinterpret_cast<U2>(_mm_mul_epu32(reinterpret_cast<__m128i>(a), _mm_set1_epi64x(m)));
+#else
+    return (a & 0xffffffffu) * m;
+#endif
+}
+template <class V, class Integer>
+EMBEDTRAIN_INLINE void store_low(V v, Integer* out) {
+    for (int i = 0; i < static_cast<int>(sizeof(V) / sizeof(uint64_t)); ++i)
+        out[i] = static_cast<Integer>(v[i]);
 }
 
 // Eight dot products from eight vectors of partial sums, in order: out[i] = Σ of the lanes of sums[i].

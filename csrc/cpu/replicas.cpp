@@ -1,0 +1,67 @@
+#include "cpu/replicas.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/dispatch.h"
+
+namespace embedtrain {
+
+namespace {
+
+// Copies are worth it for the rows that stay in some core's cache, not for those that have long left it for
+// memory when they are used again. The vocabulary is in order of frequency, so these are the first rows of a
+// table, so many bytes of them.
+constexpr int64_t kCopiedBytes = 32 << 20;
+
+// The updates of a row by all threads that have not seen each other, times the rate. Each thread sees its
+// own, so what may go wrong is that what each learned is added up and overshoots.
+constexpr double kUnseenUpdates = 3.2;
+
+// Adds what was learned in a thread's copies to the table.
+void bring_back(float* table, int64_t stride, const Replica& replica) {
+    for (int64_t row = 0; row < replica.rows; ++row) {
+        if (replica.uses[row] == 0) continue;
+        replica.uses[row] = 0;
+        for (int64_t i = row * stride; i < (row + 1) * stride; ++i)
+            table[i] += replica.copy[i] - replica.origin[i];
+    }
+}
+
+}  // namespace
+
+Replicas::Replicas(float* input, float* output, int64_t rows, int64_t stride, int workers)
+    : input_(input), output_(output), stride_(stride), of_worker_(static_cast<size_t>(workers) - 1) {
+    const int64_t copied =
+        std::min<int64_t>(rows, kCopiedBytes / (stride * static_cast<int64_t>(sizeof(float))));
+    const int64_t floats = copied * stride;
+    for (Worker& worker : of_worker_) {
+        const size_t bytes =
+            4 * static_cast<size_t>(floats) * sizeof(float) + 2 * static_cast<size_t>(copied);
+        worker.memory = allocate_aligned(bytes);
+        advise_huge_pages(worker.memory.get(), bytes);
+        float* at = reinterpret_cast<float*>(worker.memory.get());
+        uint8_t* uses = reinterpret_cast<uint8_t*>(at + 4 * floats);
+        std::memset(uses, 0, 2 * static_cast<size_t>(copied));
+        worker.input = {at, at + floats, uses, copied};
+        worker.output = {at + 2 * floats, at + 3 * floats, uses + copied, copied};
+    }
+}
+
+void Replicas::give(int worker, double rate, Block* block) const {
+    if (worker == 0) return;
+    const Worker& own = of_worker_[static_cast<size_t>(worker) - 1];
+    block->input_copies = own.input;
+    block->output_copies = own.output;
+    const double most = kUnseenUpdates / (std::max(rate, 1e-9) * workers());
+    block->most_uses = static_cast<int>(std::clamp(most, 1.0, 250.0));
+}
+
+void Replicas::synchronise() {
+    for (const Worker& worker : of_worker_) {
+        bring_back(input_, stride_, worker.input);
+        bring_back(output_, stride_, worker.output);
+    }
+}
+
+}  // namespace embedtrain
