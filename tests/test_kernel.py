@@ -375,6 +375,39 @@ def test_workers_learn_the_same(kernel):
     assert many[0].item() == pytest.approx(one[0].item(), abs=0.1 * learned)
 
 
+@pytest.mark.parametrize(("workers", "alpha"), [(2, 0.05), (8, 0.025), (16, 0.05)])
+def test_workers_do_not_overshoot(kernel, workers, alpha):
+    """All threads learn the same few rows at a high rate: the most that adding up what each has learned can go wrong."""
+    case = dataclasses.replace(MANY, vocabulary=20, sample=0.0, epochs=2, alpha=alpha)
+    one, many = train(case), train(case, 20_000, workers)
+    assert many[2][-1][0].item() == pytest.approx(one[2][-1][0].item(), rel=0.02)
+    for a, b in zip(one[:2], many[:2], strict=True):
+        assert b.norm().item() == pytest.approx(a.norm().item(), rel=0.1)
+
+
+def test_tables_are_complete_after_synchronising(kernel):
+    """What the threads have learned is in the tables then, once, and the next block goes on from there."""
+    input, output = MANY.new_tables()
+    schedule = MANY.schedule | {"corpus_size": MANY.tokens}
+    trainer = ops.Trainer(input, output, MANY.keep, MANY.noise, **schedule, workers=3)
+    ids, offsets = torch.from_numpy(MANY.ids), torch.from_numpy(MANY.offsets)
+    incomplete = 0
+    for _ in range(100):  # on a busy machine the first thread, which has no copies, may be through before others start
+        stats = torch.zeros(3, dtype=torch.float64)
+        trainer.train(stats, ids, offsets, 0, MANY.tokens, first_position=0, epoch=0)
+        tables = input.clone(), output.clone()
+        trainer.synchronise()
+        incomplete += not torch.equal(input, tables[0]) and not torch.equal(output, tables[1])
+        tables = input.clone(), output.clone()
+        trainer.synchronise()
+        assert torch.equal(input, tables[0])
+        assert torch.equal(output, tables[1])
+        if incomplete == 2:
+            break
+    assert incomplete == 2
+    assert stats[0] < train(MANY)[2][0][0]  # of the first time
+
+
 @functools.cache
 def million_words() -> Case:
     case = Case(tokens=1_000_000, vocabulary=300, dim=8, sample=1e-5, epochs=1, alpha=0.025)

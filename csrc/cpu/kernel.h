@@ -13,6 +13,7 @@ struct Replica {
     float* copy = nullptr;    // (rows, stride)
     float* origin = nullptr;  // (rows, stride) what the table had when the copy was made
     uint8_t* uses = nullptr;  // (rows) since then; 0: there is no copy
+    uint8_t* limits = nullptr;
     int64_t rows = 0;
 };
 

@@ -344,10 +344,11 @@ class Rows {
         const int uses = copies_.uses[word];
         if (uses == 0) {
             copy(offset);
-        } else if (uses >= most_uses_) {
+        } else if (uses >= copies_.limits[word]) {
             synchronise(offset);
             copies_.uses[word] = 0;
-        } else if (uses == most_uses_ - 1) {  // due next time
+            copies_.limits[word] = static_cast<uint8_t>(at_most(2 * copies_.limits[word], most_uses_));
+        } else if (uses == copies_.limits[word] - 1) {  // due next time
             for (int64_t i = offset; i < offset + stride_; i += 16) {
                 __builtin_prefetch(table_ + i, 1, 2);
                 __builtin_prefetch(copies_.origin + i, 1, 2);
@@ -429,9 +430,8 @@ class Trainer {
             loss.reset();
             int entered = 0;  // contexts that have a row to work on
             for (int centre = sampler_.first; centre < sampler_.last; ++centre) {
-                const int entering =
-                    static_cast<int>(at_most(sampler_.kept, centre + int64_t{1} + sampler_.margin));
-                for (; entered < entering; ++entered) x_[entered] = input_.use(sampler_.word[entered]);
+                const int64_t reach = at_most(sampler_.kept, centre + int64_t{1} + sampler_.margin);
+                for (; entered < reach; ++entered) x_[entered] = input_.use(sampler_.word[entered]);
                 const int right = sampler_.right[centre];
                 int next = sampler_.left[centre];
                 stats->pairs += right - next - 1;
@@ -475,25 +475,27 @@ class Trainer {
     // The next group of the window's contexts, from the kept token next on; returns where the group after it
     // starts.
     int collect_contexts(int centre, int next, int right) {
-        int count = 0;
         const int from = next;
-        if (next < centre) {
-            const int before = static_cast<int>(at_most(centre - next, kGroup));
-            std::memcpy(w_.x, x_ + next, sizeof(float*) * kGroup);  // more than needed, but of fixed size
-            count = before;
-            next += before;
-        }
+        int count = 0;
+        if (next < centre) next += count = copy_rows(next, centre, 0);
         if (next == centre) ++next;
-        if (count < kGroup && next < right) {
-            const int after = static_cast<int>(at_most(right - next, kGroup - count));
-            std::memcpy(w_.x + count, x_ + next, sizeof(float*) * kGroup);
-            count += after;
-            next += after;
-        }
+        const int after = copy_rows(next, right, count);
+        next += after;
+        w_.contexts = count + after;
         w_.weighted = w_.most_times > 1;
-        w_.contexts = count;
         if (w_.weighted || sampler_.repeats_before[next] != sampler_.repeats_before[from]) merge_contexts();
         return next;
+    }
+
+    // Rows of the kept tokens from ... to, behind the first `count` of the group; returns how many there was
+    // room for.
+    int copy_rows(int from, int to, int count) {
+        constexpr int kPart =
+            8;  // pointers are copied by so many, a vector or two, and what is too much ignored
+        const int rows = to - from < kGroup - count ? to - from : kGroup - count;
+        for (int i = 0; i < rows; i += kPart)
+            std::memcpy(w_.x + count + i, x_ + from + i, sizeof(float*) * kPart);
+        return rows;
     }
 
     void merge_contexts() {

@@ -1,6 +1,7 @@
 #include "cpu/replicas.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "cpu/dispatch.h"
@@ -37,14 +38,16 @@ Replicas::Replicas(float* input, float* output, int64_t rows, int64_t stride, in
     const int64_t floats = copied * stride;
     for (Worker& worker : of_worker_) {
         const size_t bytes =
-            4 * static_cast<size_t>(floats) * sizeof(float) + 2 * static_cast<size_t>(copied);
+            4 * static_cast<size_t>(floats) * sizeof(float) + 4 * static_cast<size_t>(copied);
         worker.memory = allocate_aligned(bytes);
         advise_huge_pages(worker.memory.get(), bytes);
         float* at = reinterpret_cast<float*>(worker.memory.get());
         uint8_t* uses = reinterpret_cast<uint8_t*>(at + 4 * floats);
         std::memset(uses, 0, 2 * static_cast<size_t>(copied));
-        worker.input = {at, at + floats, uses, copied};
-        worker.output = {at + 2 * floats, at + 3 * floats, uses + copied, copied};
+        std::memset(uses + 2 * copied, 1, static_cast<size_t>(copied));
+        std::memset(uses + 3 * copied, 4, static_cast<size_t>(copied));
+        worker.input = {at, at + floats, uses, uses + 2 * copied, copied};
+        worker.output = {at + 2 * floats, at + 3 * floats, uses + copied, uses + 3 * copied, copied};
     }
 }
 
@@ -53,7 +56,8 @@ void Replicas::give(int worker, double rate, Block* block) const {
     const Worker& own = of_worker_[static_cast<size_t>(worker) - 1];
     block->input_copies = own.input;
     block->output_copies = own.output;
-    const double most = kUnseenUpdates / (std::max(rate, 1e-9) * workers());
+    static const double kU = getenv("EMB_C") ? atof(getenv("EMB_C")) : 3.2;
+    const double most = kU / (std::max(rate, 1e-9) * workers());
     block->most_uses = static_cast<int>(std::clamp(most, 1.0, 250.0));
 }
 
