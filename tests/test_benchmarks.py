@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import importlib.util
 import json
 import lzma
 import random
@@ -67,7 +68,7 @@ def test_comparison(data: Path, tools: list[str]) -> None:
 
 def test_table_and_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    compare, report = importlib.import_module("compare"), importlib.import_module("report")
+    compare, report, harness = map(importlib.import_module, ("compare", "report", "harness"))
     runs = [
         {
             "tool": tool,
@@ -84,8 +85,8 @@ def test_table_and_picture(tmp_path: Path) -> None:
     results = {
         "command": "python benchmarks/compare.py corpus.txt",
         "date": "2024-02-29T12:00:00+00:00",
-        "machine": compare.describe_machine(),
-        "versions": compare.describe_versions(),
+        "machine": harness.describe_machine(),
+        "versions": harness.describe_versions(),
         "settings": {"dim": 100, "window": 5, "negative": 5, "sample": 1e-3, "epochs": 5, "workers": 2},
         "corpus": {"name": "corpus.txt", "bytes": 10**8, "tokens": 2 * 10**7, "sha256": "0" * 64},
         "runs": runs,
@@ -110,6 +111,70 @@ def test_a_run_that_fails_says_why(data: Path) -> None:
     assert ran.returncode == 1
     assert "this command failed" in ran.stderr
     assert "gensim_fit.py" in ran.stderr
+
+
+def test_speed(data: Path) -> None:
+    tools = ["embedtrain", "gensim", *(["fasttext"] if importlib.util.find_spec("fasttext") else [])]
+    command = [sys.executable, str(BENCHMARKS / "speed.py"), str(data / "corpus.txt.xz"), "--tools", *tools]
+    command += ["--dim", "128", "--workers", "1", "2", "--rounds", "1", "--megabytes", "0.02", "--json"]
+    ran = subprocess.run([*command, str(data / "out.json")], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+    results = json.loads((data / "out.json").read_text())
+    text = lzma.decompress((data / "corpus.txt.xz").read_bytes())
+    used = text[: text.index(b"\n", 20_000) + 1]
+    assert results["corpus"]["sha256"] == hashlib.sha256(used).hexdigest()
+    assert [(run["workers"], run["tool"]) for run in results["runs"]] == [
+        (workers, tool) for workers in (1, 2) for tool in tools
+    ]
+    for run in results["runs"]:
+        assert 0 < len(used.split()) / run["words_per_second"] < run["wall_seconds"]
+    assert results["corpus"]["sha256"] in ran.stdout
+
+    again = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "speed.py"), "--results", str(data / "out.json")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert again.stdout == ran.stdout
+
+
+def test_speed_is_compared_within_a_round(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    speed, harness = importlib.import_module("speed"), importlib.import_module("harness")
+    speeds = {  # the machine is twice as slow in the second round: the ratios do not notice
+        "embedtrain": {1: (4e6, 2e6, 4.4e6), 2: (8e6, 4e6, 8.8e6)},
+        "gensim": {1: (4e5, 2e5, 4e5), 2: (6e5, 3e5, 6e5)},
+    }
+    runs = [
+        {
+            "round": round_ + 1,
+            "dim": 100,
+            "workers": workers,
+            "tool": tool,
+            "words_per_second": speeds[tool][workers][round_],
+            "wall_seconds": 1e7 / speeds[tool][workers][round_],
+            "peak_memory_mb": 100.0,
+        }
+        for round_ in range(3)
+        for workers in (1, 2)
+        for tool in speeds
+    ]
+    summary = {(row["tool"], row["workers"]): row for row in speed.summarise(runs)}
+    assert summary["gensim", 1]["times_as_fast"] == pytest.approx({"median": 10, "min": 10, "max": 11})
+    assert summary["gensim", 2]["sooner"]["median"] == pytest.approx(8 / 0.6)
+    assert summary["gensim", 2]["scaling"]["median"] == pytest.approx(1.5)
+    assert summary["embedtrain", 2]["scaling"]["median"] == pytest.approx(2)
+
+    results = {
+        **harness.describe_run("speed.py", ["corpus.txt"]),
+        "settings": {"window": 5, "negative": 5},
+        "corpus": {"name": "corpus.txt", "bytes": 10**8, "tokens": 2 * 10**7, "sha256": "0" * 64},
+        "runs": runs,
+        "summary": speed.summarise(runs),
+    }
+    assert "| 10.0x (10.0–11.0) |" in speed.table(results)
+    speed.draw(results, tmp_path / "out.svg")
+    assert b"<svg" in (tmp_path / "out.svg").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -139,5 +204,5 @@ def test_pairs_that_are_none(tmp_path: Path, text: str) -> None:
 def test_tokens_are_counted_across_chunks(tmp_path: Path) -> None:
     path = tmp_path / "corpus"
     path.write_bytes(b"ab " * ((1 << 20) // 3) + b"over the edge" + b" " * (1 << 20) + b"last")
-    described = importlib.import_module("compare").describe_corpus(path, "corpus")
+    described = importlib.import_module("harness").describe_corpus(path, "corpus")
     assert described["tokens"] == len(path.read_bytes().split())
