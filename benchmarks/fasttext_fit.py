@@ -5,7 +5,6 @@ format) and ``training.json`` into the folder given with ``--out``.
 """
 
 import argparse
-import ctypes
 import json
 import os
 import re
@@ -14,17 +13,6 @@ import tempfile
 from pathlib import Path
 
 import fasttext
-
-
-def fresh_pages_only() -> None:
-    """Have large arrays, from 4 KiB on, made of zeroed pages.
-
-    fastText 0.9.3 fills only a tenth of its input table per thread with random numbers and takes the rest as memory
-    happens to be; sometimes that is NaN, and it stops.
-    """
-    if sys.platform == "linux":
-        m_mmap_threshold = -3
-        ctypes.CDLL(None).mallopt(m_mmap_threshold, 4096)
 
 
 def main() -> None:
@@ -37,7 +25,6 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=float, required=True)
     options = parser.parse_args()  # fastText's Python module takes no seed
 
-    fresh_pages_only()
     with tempfile.TemporaryFile() as log:
         stderr = os.dup(2)
         os.dup2(log.fileno(), 2)

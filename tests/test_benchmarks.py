@@ -113,10 +113,13 @@ def test_a_run_that_fails_says_why(data: Path) -> None:
     assert "gensim_fit.py" in ran.stderr
 
 
-def test_speed(data: Path) -> None:
+def test_speed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # fastText 0.9.3 leaves most of its input table as it finds it in memory, and stops if that is NaN. Tables of real
+    # size lie in fresh pages, which are zeros; glibc fills small ones with the complement of this.
+    monkeypatch.setenv("MALLOC_PERTURB_", "255")
     tools = ["embedtrain", "gensim", *(["fasttext"] if importlib.util.find_spec("fasttext") else [])]
     command = [sys.executable, str(BENCHMARKS / "speed.py"), str(data / "corpus.txt.xz"), "--tools", *tools]
-    command += ["--dim", "128", "--workers", "1", "2", "--rounds", "1", "--megabytes", "0.02", "--json"]
+    command += ["--dim", "8", "--workers", "1", "2", "--rounds", "1", "--megabytes", "0.02", "--json"]
     ran = subprocess.run([*command, str(data / "out.json")], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
 
