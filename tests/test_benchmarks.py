@@ -1,5 +1,6 @@
 """The benchmark harness, end to end on a tiny made-up corpus, and its readers of evaluation files."""
 
+import collections
 import hashlib
 import importlib
 import importlib.util
@@ -209,3 +210,50 @@ def test_tokens_are_counted_across_chunks(tmp_path: Path) -> None:
     path.write_bytes(b"ab " * ((1 << 20) // 3) + b"over the edge" + b" " * (1 << 20) + b"last")
     described = importlib.import_module("harness").describe_corpus(path, "corpus")
     assert described["tokens"] == len(path.read_bytes().split())
+
+
+def test_zipf(tmp_path: Path) -> None:
+    zipf = importlib.import_module("zipf")
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path in paths:
+        with path.open("wb") as file:
+            zipf.write(file, tokens=2_500_000, vocabulary=20_000, shortest=2, longest=6)
+    text = paths[0].read_bytes()
+    assert text == paths[1].read_bytes()
+    assert text.endswith(b"\n")
+    assert len(text.split()) == 2_500_000  # more than a chunk
+    lines = text.split(b"\n")[:-1]
+    assert {len(line.split()) for line in lines[:-1]} == {2, 3, 4, 5, 6}
+
+    counts = collections.Counter(text.split())
+    letters, lengths = zipf.spell(20_000)
+    words = [bytes(row[:size]) for row, size in zip(letters, lengths, strict=True)]
+    assert len(set(words)) == 20_000
+    assert counts.keys() <= set(words)
+    law = [1 / (rank + 3.2) for rank in range(20_000)]
+    for rank in (0, 1, 9, 99, 999):
+        assert counts[words[rank]] == pytest.approx(2_500_000 * law[rank] / sum(law), rel=0.1)
+
+
+def test_zipf_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "zipf.py"), str(tmp_path / "out"), "--tokens", "1000", "--one-line"]
+    subprocess.run(command, check=True)
+    text = (tmp_path / "out").read_bytes()
+    assert text.count(b"\n") == 1
+    assert text.endswith(b"\n")
+    assert len(text.split()) == 1000
+
+
+def test_growth(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"a b c d e f g h " * 2000)
+    command = [sys.executable, str(BENCHMARKS / "growth.py"), "--only", "lines", "counting", "--workers", "1"]
+    command += ["--tokens", "5000", "--vocabulary", "50", "--dim", "8", "--rounds", "1", "--text-tokens", "20000"]
+    command += ["--text-vocabulary", "3000", "--text", str(tmp_path / "text"), "--json", str(tmp_path / "out.json")]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    tables = json.loads((tmp_path / "out.json").read_text())["tables"]
+    assert {title: len(rows) for title, rows in tables.items()} == {"lines": 3, "counting": 4}
+    assert tables["counting"][0]["rounds"][0]["words"] == 8
+    assert tables["lines"][1]["rounds"][0]["tokens"] == 5000
+    assert all(each["speed"] > 0 for rows in tables.values() for row in rows for each in row["rounds"])
+    assert "bytes a word" in ran.stdout
