@@ -10,76 +10,32 @@ file says what is counted. report.py prints the table and draws the picture, als
 from __future__ import annotations
 
 import argparse
-import datetime
-import hashlib
-import importlib.metadata
 import json
-import lzma
-import os
-import platform
-import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import report
-
-# Nothing big is imported or held in this process: Linux counts what a parent occupies when it starts a child as memory
-# the child has had, so that the peak of no child could be told below it.
-
-HERE = Path(__file__).resolve().parent
-SETTINGS = ("dim", "window", "negative", "sample", "min_count", "epochs", "alpha", "min_alpha", "workers")
-PACKAGES = ("embedtrain", "gensim", "numpy", "scipy", "torch")
-
-
-def train_command(tool: str, corpus: Path, out: Path, seed: int, settings: dict[str, Any]) -> list[str]:
-    """Spell the command that trains and writes ``out/vectors.bin``. Both tools know the options by the same names."""
-    command = {
-        "embedtrain": [sys.executable, "-m", "embedtrain.fit", str(corpus), "--device", "cpu"],
-        "gensim": [sys.executable, str(HERE / "gensim_fit.py"), str(corpus)],
-    }[tool]
-    if tool == "embedtrain":
-        command += ["--export", "word2vec-binary"]
-    for name, value in settings.items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
-    return [*command, "--seed", str(seed), "--out", str(out)]
-
-
-def words_per_second(tool: str, out: Path) -> float:
-    """Read the speed of training proper: words in the vocabulary, before subsampling, times epochs, over seconds."""
-    if tool == "embedtrain":
-        return float(json.loads((out / "config.json").read_text())["results"]["words_per_second"])
-    return float(json.loads((out / "training.json").read_text())["words_per_second"])
-
-
-def run(command: list[str], log: Path) -> tuple[float, float]:
-    """Run a command to its end.
-
-    :return: wall time in seconds from before the process starts, and its peak resident memory in MB
-    :raises SystemExit: with the end of its output, if it fails
-    """
-    with log.open("wb") as output:
-        start = time.perf_counter()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        end = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise SystemExit(f"this command failed with exit code {process.returncode}:\n{shlex.join(command)}\n{end}")
-    kilobyte = 1 if sys.platform == "darwin" else 1024  # macOS counts ru_maxrss in bytes
-    return wall, usage.ru_maxrss * kilobyte / 1e6
+from harness import (
+    HERE,
+    SETTINGS,
+    describe_corpus,
+    describe_run,
+    plain_text,
+    run_to_end,
+    train_command,
+    words_per_second,
+)
 
 
 def measure(tool: str, corpus: Path, seed: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Train once and score the result, in two processes; only the first is timed."""
     settings = {name: getattr(options, name) for name in SETTINGS}
     out = folder / f"{tool}-{seed}"
-    wall, peak = run(train_command(tool, corpus, out, seed, settings), folder / "log.txt")
+    wall, peak = run_to_end(train_command(tool, corpus, out, seed, settings), folder / "log.txt")
     command = [sys.executable, str(HERE / "evaluate.py"), str(out / "vectors.bin")]
     command += ["--pairs", *map(str, options.pairs), "--analogies", *map(str, options.analogies)]
     scored = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
@@ -93,52 +49,6 @@ def measure(tool: str, corpus: Path, seed: int, options: argparse.Namespace, fol
         "quality": scored["scores"],
         "unknown": scored["unknown"],
     }
-
-
-def plain_text(corpus: Path, folder: Path) -> Path:
-    """Unpack an .xz corpus, so that both tools read the same plain file and neither is timed unpacking it."""
-    if corpus.suffix != ".xz":
-        return corpus
-    plain = folder / corpus.stem
-    with lzma.open(corpus) as packed, plain.open("wb") as unpacked:
-        while chunk := packed.read(1 << 20):
-            unpacked.write(chunk)
-    return plain
-
-
-def describe_corpus(corpus: Path, name: str) -> dict[str, Any]:
-    """Hash the plain text and count what white space separates. It is in the page cache afterwards, for both tools."""
-    digest = hashlib.sha256()
-    tokens = size = 0
-    in_token = False
-    with corpus.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-            size += len(chunk)
-            tokens += len(chunk.split()) - (in_token and not chunk[:1].isspace())
-            in_token = not chunk[-1:].isspace()
-    return {"name": name, "bytes": size, "tokens": tokens, "sha256": digest.hexdigest()}
-
-
-def describe_machine() -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass  # not Linux, or not x86
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": cpu, "cores": cores, "system": platform.platform(), "load_before": round(os.getloadavg()[0], 2)}
-
-
-def describe_versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -191,11 +101,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
     results: dict[str, Any] = {
-        # Folders are left out: they say more about whose machine it was than about the measurement.
-        "command": shlex.join(["python", "benchmarks/compare.py", *(_without_folder(word) for word in arguments)]),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "machine": describe_machine(),
-        "versions": describe_versions(),
+        **describe_run("compare.py", arguments),
         "settings": {name: getattr(options, name) for name in SETTINGS},
         "runs": [],
     }
@@ -218,10 +124,6 @@ def main(arguments: list[str]) -> None:
     print(report.table(results))
     if options.picture is not None:
         report.draw(results, options.picture)
-
-
-def _without_folder(word: str) -> str:
-    return Path(word).name if os.sep in word else word
 
 
 if __name__ == "__main__":

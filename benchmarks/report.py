@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from harness import conditions, markdown
+
 COLOURS = {"embedtrain": "#0b6e99", "gensim": "#b8b3a8"}
 TITLES = {"wordsim353": "WordSim-353", "simlex999": "SimLex-999", "questions-words": "Google analogies"}
 
@@ -32,12 +34,14 @@ def table(results: dict[str, Any]) -> str:
             first, second = (summary[tool][measure][_average(measure)] for tool in tools)
             row.append(_comparison(measure, first, second))
         rows.append(row)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join([*lines, "", *_conditions(results)])
+    seeds = len({run["seed"] for run in results["runs"]})
+    sizes = dict.fromkeys(run["vocabulary"] for run in results["runs"])
+    below = conditions(
+        results,
+        ("words", f"vocabulary {' / '.join(f'{size:,}' for size in sizes)}"),
+        ("settings", f"{', '.join(f'{name} {value}' for name, value in results['settings'].items())}; {seeds} seeds"),
+    )
+    return f"{markdown(rows)}\n\n{below}"
 
 
 def _form(measure: str) -> tuple[str, float, int]:
@@ -63,22 +67,6 @@ def _comparison(measure: str, first: float, second: float) -> str:
     if measure == "peak_memory_mb":
         return f"{first / second:.2f} times as much"
     return f"{first - second:+.3f}"
-
-
-def _conditions(results: dict[str, Any]) -> list[str]:
-    corpus, machine, runs = results["corpus"], results["machine"], results["runs"]
-    seeds = len({run["seed"] for run in runs})
-    vocabulary = " / ".join(f"{size:,}" for size in dict.fromkeys(run["vocabulary"] for run in runs))
-    size = f"{corpus['tokens']:,} tokens, {corpus['bytes'] / 1e6:.1f} MB"
-    return [
-        f"machine   {machine['cpu']}, {machine['cores']} cores, load {machine['load_before']}; {machine['system']}",
-        f"versions  {', '.join(f'{name} {version}' for name, version in results['versions'].items())}",
-        f"corpus    {corpus['name']}: {size}, vocabulary {vocabulary}",
-        f"sha256    {corpus['sha256']}",
-        f"settings  {', '.join(f'{name} {value}' for name, value in results['settings'].items())}; {seeds} seeds",
-        f"date      {results['date']}",
-        f"command   {results['command']}",
-    ]
 
 
 def draw(results: dict[str, Any], path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def example_words(embeddings: Embeddings, count: int = 5) -> list[str]:
     rows: Iterable[int] = range(len(embeddings))
     if embeddings.counts is not None:
         rows = (-embeddings.counts).argsort(kind="stable").tolist()
-    words = [embeddings.words[row] for row in rows if row not in special][:1000]
+    words = list(islice((embeddings.words[row] for row in rows if row not in special), 1000))
     # Short words are mostly function words. Item ids and Chinese have no long words of letters: then any will do.
     long = [word for word in words if len(word) > 4 and word.isalpha()]
     if len(long) >= count:

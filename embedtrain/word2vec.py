@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,9 @@ from embedtrain.progress import Progress
 if TYPE_CHECKING:
     from embedtrain.corpus import Corpus
     from embedtrain.embeddings import Embeddings
+
+# Bytes read before torch is imported beside the reading. What is less is read, or refused, before that would help.
+_WORTH_IMPORTING = 1 << 20
 
 
 class Word2Vec(Options):
@@ -48,8 +54,14 @@ class Word2Vec(Options):
         device.resolve(self.device)
         progress = progress or Progress(quiet=True)
         if isinstance(corpus, (str, os.PathLike)) or _is_files(corpus):
-            with progress.counting() as update:
-                encoded = corpora.encode(corpus, self, update)
+            with progress.counting() as update, _import_ahead() as import_ahead:
+
+                def on_bytes(done: int, total: int | None) -> None:
+                    if done >= _WORTH_IMPORTING and self.tokenizer is None:  # a tokenizer changes the environment
+                        import_ahead()
+                    update(done, total)
+
+                encoded = corpora.encode(corpus, self, on_bytes)
         else:
             encoded = corpora.encode(corpus, self)
         _note(encoded, progress)
@@ -60,9 +72,34 @@ class Word2Vec(Options):
             )
         on_corpus(encoded)
 
-        from embedtrain.train import train  # not before the corpus is known to be good: torch takes a second to import
+        from embedtrain.train import train  # not at the top: torch takes a second to import
 
         return train(encoded, self, progress, on_report)
+
+
+@contextmanager
+def _import_ahead() -> Iterator[Callable[[], None]]:
+    """Give a function that starts to import what training needs, torch above all, beside the work in this block.
+
+    The block does not end before the import has: an interpreter that ends in the middle of it may crash.
+    """
+    thread: threading.Thread | None = None
+
+    def run() -> None:
+        with suppress(Exception):  # comes again where training is imported in earnest
+            import_module("embedtrain.train")
+
+    def start() -> None:
+        nonlocal thread
+        if thread is None:
+            thread = threading.Thread(target=run, name="embedtrain-import", daemon=True)
+            thread.start()
+
+    try:
+        yield start
+    finally:
+        if thread is not None:
+            thread.join()
 
 
 def _is_files(corpus: object) -> bool:

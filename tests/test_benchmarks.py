@@ -1,7 +1,9 @@
 """The benchmark harness, end to end on a tiny made-up corpus, and its readers of evaluation files."""
 
+import collections
 import hashlib
 import importlib
+import importlib.util
 import json
 import lzma
 import random
@@ -67,7 +69,7 @@ def test_comparison(data: Path, tools: list[str]) -> None:
 
 def test_table_and_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    compare, report = importlib.import_module("compare"), importlib.import_module("report")
+    compare, report, harness = map(importlib.import_module, ("compare", "report", "harness"))
     runs = [
         {
             "tool": tool,
@@ -84,8 +86,8 @@ def test_table_and_picture(tmp_path: Path) -> None:
     results = {
         "command": "python benchmarks/compare.py corpus.txt",
         "date": "2024-02-29T12:00:00+00:00",
-        "machine": compare.describe_machine(),
-        "versions": compare.describe_versions(),
+        "machine": harness.describe_machine(),
+        "versions": harness.describe_versions(),
         "settings": {"dim": 100, "window": 5, "negative": 5, "sample": 1e-3, "epochs": 5, "workers": 2},
         "corpus": {"name": "corpus.txt", "bytes": 10**8, "tokens": 2 * 10**7, "sha256": "0" * 64},
         "runs": runs,
@@ -110,6 +112,73 @@ def test_a_run_that_fails_says_why(data: Path) -> None:
     assert ran.returncode == 1
     assert "this command failed" in ran.stderr
     assert "gensim_fit.py" in ran.stderr
+
+
+def test_speed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # fastText 0.9.3 leaves most of its input table as it finds it in memory, and stops if that is NaN. Tables of real
+    # size lie in fresh pages, which are zeros; glibc fills small ones with the complement of this.
+    monkeypatch.setenv("MALLOC_PERTURB_", "255")
+    tools = ["embedtrain", "gensim", *(["fasttext"] if importlib.util.find_spec("fasttext") else [])]
+    command = [sys.executable, str(BENCHMARKS / "speed.py"), str(data / "corpus.txt.xz"), "--tools", *tools]
+    command += ["--dim", "8", "--workers", "1", "2", "--rounds", "1", "--megabytes", "0.02", "--json"]
+    ran = subprocess.run([*command, str(data / "out.json")], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+    results = json.loads((data / "out.json").read_text())
+    text = lzma.decompress((data / "corpus.txt.xz").read_bytes())
+    used = text[: text.index(b"\n", 20_000) + 1]
+    assert results["corpus"]["sha256"] == hashlib.sha256(used).hexdigest()
+    assert [(run["workers"], run["tool"]) for run in results["runs"]] == [
+        (workers, tool) for workers in (1, 2) for tool in tools
+    ]
+    for run in results["runs"]:
+        assert 0 < len(used.split()) / run["words_per_second"] < run["wall_seconds"]
+    assert results["corpus"]["sha256"] in ran.stdout
+
+    again = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "speed.py"), "--results", str(data / "out.json")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert again.stdout == ran.stdout
+
+
+def test_speed_is_compared_within_a_round(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    speed, harness = importlib.import_module("speed"), importlib.import_module("harness")
+    speeds = {  # the machine is twice as slow in the second round: the ratios do not notice
+        "embedtrain": {1: (4e6, 2e6, 4.4e6), 2: (8e6, 4e6, 8.8e6)},
+        "gensim": {1: (4e5, 2e5, 4e5), 2: (6e5, 3e5, 6e5)},
+    }
+    runs = [
+        {
+            "round": round_ + 1,
+            "dim": 100,
+            "workers": workers,
+            "tool": tool,
+            "words_per_second": speeds[tool][workers][round_],
+            "wall_seconds": 1e7 / speeds[tool][workers][round_],
+            "peak_memory_mb": 100.0,
+        }
+        for round_ in range(3)
+        for workers in (1, 2)
+        for tool in speeds
+    ]
+    summary = {(row["tool"], row["workers"]): row for row in speed.summarise(runs)}
+    assert summary["gensim", 1]["times_as_fast"] == pytest.approx({"median": 10, "min": 10, "max": 11})
+    assert summary["gensim", 2]["sooner"]["median"] == pytest.approx(8 / 0.6)
+    assert summary["gensim", 2]["scaling"]["median"] == pytest.approx(1.5)
+    assert summary["embedtrain", 2]["scaling"]["median"] == pytest.approx(2)
+
+    results = {
+        **harness.describe_run("speed.py", ["corpus.txt"]),
+        "settings": {"window": 5, "negative": 5},
+        "corpus": {"name": "corpus.txt", "bytes": 10**8, "tokens": 2 * 10**7, "sha256": "0" * 64},
+        "runs": runs,
+        "summary": speed.summarise(runs),
+    }
+    assert "| 10.0x (10.0–11.0) |" in speed.table(results)
+    speed.draw(results, tmp_path / "out.svg")
+    assert b"<svg" in (tmp_path / "out.svg").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -139,5 +208,52 @@ def test_pairs_that_are_none(tmp_path: Path, text: str) -> None:
 def test_tokens_are_counted_across_chunks(tmp_path: Path) -> None:
     path = tmp_path / "corpus"
     path.write_bytes(b"ab " * ((1 << 20) // 3) + b"over the edge" + b" " * (1 << 20) + b"last")
-    described = importlib.import_module("compare").describe_corpus(path, "corpus")
+    described = importlib.import_module("harness").describe_corpus(path, "corpus")
     assert described["tokens"] == len(path.read_bytes().split())
+
+
+def test_zipf(tmp_path: Path) -> None:
+    zipf = importlib.import_module("zipf")
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path in paths:
+        with path.open("wb") as file:
+            zipf.write(file, tokens=2_500_000, vocabulary=20_000, shortest=2, longest=6)
+    text = paths[0].read_bytes()
+    assert text == paths[1].read_bytes()
+    assert text.endswith(b"\n")
+    assert len(text.split()) == 2_500_000  # more than a chunk
+    lines = text.split(b"\n")[:-1]
+    assert {len(line.split()) for line in lines[:-1]} == {2, 3, 4, 5, 6}
+
+    counts = collections.Counter(text.split())
+    letters, lengths = zipf.spell(20_000)
+    words = [bytes(row[:size]) for row, size in zip(letters, lengths, strict=True)]
+    assert len(set(words)) == 20_000
+    assert counts.keys() <= set(words)
+    law = [1 / (rank + 3.2) for rank in range(20_000)]
+    for rank in (0, 1, 9, 99, 999):
+        assert counts[words[rank]] == pytest.approx(2_500_000 * law[rank] / sum(law), rel=0.1)
+
+
+def test_zipf_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "zipf.py"), str(tmp_path / "out"), "--tokens", "1000", "--one-line"]
+    subprocess.run(command, check=True)
+    text = (tmp_path / "out").read_bytes()
+    assert text.count(b"\n") == 1
+    assert text.endswith(b"\n")
+    assert len(text.split()) == 1000
+
+
+def test_growth(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"a b c d e f g h " * 2000)
+    command = [sys.executable, str(BENCHMARKS / "growth.py"), "--only", "lines", "counting", "--workers", "1"]
+    command += ["--tokens", "5000", "--vocabulary", "50", "--dim", "8", "--rounds", "1", "--text-tokens", "20000"]
+    command += ["--text-vocabulary", "3000", "--text", str(tmp_path / "text"), "--json", str(tmp_path / "out.json")]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    tables = json.loads((tmp_path / "out.json").read_text())["tables"]
+    assert {title: len(rows) for title, rows in tables.items()} == {"lines": 3, "counting": 4}
+    assert tables["counting"][0]["rounds"][0]["words"] == 8
+    assert tables["lines"][1]["rounds"][0]["tokens"] == 5000
+    assert all(each["speed"] > 0 for rows in tables.values() for row in rows for each in row["rounds"])
+    assert "bytes a word" in ran.stdout

@@ -172,6 +172,35 @@ def test_compressed_files_are_known_by_their_first_bytes(kind, file, tmp_path):
             encode(path, ALL)
 
 
+@pytest.mark.parametrize("chunk", [3, 1000, 1 << 20])
+@pytest.mark.parametrize("kind", COMPRESSORS)
+def test_all_members_are_read(kind, chunk, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_module, "_CHUNK_BYTES", chunk)
+    compress = COMPRESSORS[kind]
+    lines = [f"{number % 97} {number % 89}\n".encode() * (number % 3) for number in range(1, 60)]  # some are empty
+    path = tmp_path / "corpus"
+    path.write_bytes(b"".join(map(compress, lines)) + compress(b"repeated " * 100_000) + bytes(512))
+    corpus = encode(path, ALL)
+    expected = b"".join(lines).decode().split("\n")[:-1]
+    assert sentences(corpus) == [line.split() for line in expected] + [["repeated"] * 100_000]
+
+    path.write_bytes(compress(b"some words\n") + b"rubbish" * 3)
+    with pytest.raises(EmbedtrainError, match=r"the .* file is damaged or cut off"):
+        encode(path, ALL)
+    path.write_bytes(compress(b"some words\n") + compress(b"some more\n" * 1000)[:20])
+    with pytest.raises(EmbedtrainError, match=r"the .* file is damaged or cut off"):
+        encode(path, ALL)
+
+
+@pytest.mark.skipif(zstd is None, reason="needs zstd")
+def test_zstd_files_of_pzstd(tmp_path):
+    path = tmp_path / "corpus.zst"
+    frame = zstd.compress(b"some words\n")
+    skipped = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + len(frame).to_bytes(4, "little")
+    path.write_bytes(skipped + frame + skipped + frame)
+    assert sentences(encode(path, ALL)) == [["some", "words"]] * 2
+
+
 def test_zstd_without_its_library(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, ZSTD, None)
     path = tmp_path / "corpus.zst"

@@ -169,6 +169,23 @@ def test_many_distinct_words_make_the_table_grow():
 tricky_bytes = st.sampled_from([*SPACES, 0, 8, 14, 31, 33, 127, 128, 137, 160, 255])
 
 
+@pytest.mark.parametrize("workers", [2, 5])
+def test_large_tables_are_merged_in_parallel(workers):
+    draw = random.Random(3)
+    words = [f"w{i}" if i % 7 else f"a-rather-long-word-number-{i}" for i in range(200_000)]
+    tokens = draw.sample(words, len(words)) + draw.choices(words, k=600_000)
+    encoder = _native.Encoder(workers, "strict")
+    encoder.feed(" ".join(tokens).encode())
+    encoder.end_file()
+    result = encoder.finish(1, None, "", None, None)
+    ranked = sorted(Counter(tokens).items(), key=lambda item: (-item[1], item[0]))
+    assert result["words"].decode().split() == [word for word, _ in ranked]
+    assert result["counts"].tolist() == [count for _, count in ranked]
+    rows = {word: row for row, (word, _) in enumerate(ranked)}
+    assert result["ids"].tolist() == [rows[token] for token in tokens]
+    assert result["distinct_words"] == len(words)
+
+
 @given(st.binary(min_size=64, max_size=64) | st.lists(tricky_bytes, min_size=64, max_size=64).map(bytes))
 def test_both_scanners_find_white_space(block):
     bits = [sum(1 << i for i, byte in enumerate(block) if byte in kind) for kind in (SPACES, b"\n", b"\0")]

@@ -292,6 +292,23 @@ def test_interrupted(folder: Path, reading: bool, number: signal.Signals, code: 
     assert tree(folder) == before
 
 
+def test_interrupted_while_torch_is_imported_beside_the_reading(folder: Path) -> None:
+    before = tree(folder)
+    with subprocess.Popen(
+        [*COMMAND, "-"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdin is not None
+            process.stdin.write(b"some words\n" * 2_000_000)  # returns when most of it is taken: two chunks are counted
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (process.returncode, out) == (130, b"")
+    assert err == b"embedtrain: interrupted; nothing was written\n"
+    assert tree(folder) == before
+
+
 def test_nobody_reads_the_summary(folder: Path) -> None:
     """As in ``fit corpus.txt | head -1``, at its worst: the reader has gone before anything is printed."""
     reader, writer = os.pipe()

@@ -8,6 +8,7 @@ import math
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 
 import embedtrain
-from embedtrain import Embeddings, EmbedtrainError, Word2Vec, ops, reference
+from embedtrain import Embeddings, EmbedtrainError, Word2Vec, ops, reference, word2vec
 from embedtrain import corpus as corpora
 from embedtrain import train as training
 
@@ -140,6 +141,23 @@ def test_an_error_in_the_users_own_generator_is_the_users() -> None:
 
     with pytest.raises(LookupError, match="of the user"):
         Word2Vec(**SMALL).fit(broken())
+
+
+def test_an_import_that_fails_beside_the_reading_is_seen_when_it_is_needed(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def fail(name: str) -> None:
+        tried.append((name, threading.current_thread().name))
+        raise ImportError("torch is broken")
+
+    monkeypatch.setattr(word2vec, "import_module", fail)
+    monkeypatch.setattr(word2vec, "_WORTH_IMPORTING", 1)
+    monkeypatch.setitem(sys.modules, "embedtrain.train", None)
+    with pytest.raises(ImportError, match=r"embedtrain\.train"):
+        Word2Vec(**SMALL).fit(file)
+    assert tried == [("embedtrain.train", "embedtrain-import")]
 
 
 def test_a_tokenizer_wants_text() -> None:

@@ -345,12 +345,26 @@ class Words {
     explicit Words(WordTable table) : table_(std::move(table)) {}
 
     // Ids given so far, also to words that have become others.
-    std::size_t ids() const { return table_.size(); }
+    std::size_t ids() const { return table_.ids(); }
 
     // Adds another table's words; gives the ids they have here.
-    void add(const WordTable& other, Buffer<std::int32_t>& new_ids) {
-        // They come in the order of their hash, as they lie. A table that had to grow meanwhile would be full
-        // at one end and empty at the other, so its size is estimated first, from a sample.
+    template <typename Parallel>
+    void add(WordTable other, Buffer<std::int32_t>& new_ids, std::size_t threads, const Parallel& parallel) {
+        const auto moved = [&](std::int32_t id, std::int32_t to) {
+            new_ids[static_cast<std::size_t>(id)] = to;
+        };
+        constexpr std::size_t kLarge = std::size_t{1} << 16;
+        if (other.size() < kLarge) {
+            for (const WordTable::Slot& slot : other) {
+                if (slot.key.length == 0) continue;
+                WordTable::Slot& sum = table_.find_or_insert(slot.key);
+                sum.count += slot.count;
+                moved(slot.key.id, sum.key.id);
+            }
+            return;
+        }
+        // Words come in the order of their hash, as they lie. A table that had to grow meanwhile would be
+        // full at one end and empty at the other, so its size is estimated first, from a sample.
         constexpr std::size_t kSampled = 64;
         std::size_t sampled = 0, unknown = 0;
         for (std::size_t i = 0; i < other.slots(); i += kSampled) {
@@ -359,13 +373,8 @@ class Words {
             ++sampled;
             unknown += table_.find(key, key.hash()).key.length == 0;
         }
-        table_.reserve(sampled == 0 ? 0 : other.size() / sampled * unknown);
-        for (const WordTable::Slot& slot : other) {
-            if (slot.key.length == 0) continue;
-            WordTable::Slot& sum = table_.find_or_insert(slot.key);
-            sum.count += slot.count;
-            new_ids[static_cast<std::size_t>(slot.key.id)] = sum.key.id;
-        }
+        table_.reserve(sampled == 0 ? other.size() : other.size() / sampled * unknown);
+        table_.merge(std::move(other), 4 * threads, parallel, moved);
     }
 
     // Null if there is no such word.
@@ -499,9 +508,11 @@ Encoded Encoder::finish(const Choice& choice) {
     for (const Worker& worker : workers_) new_ids.emplace_back(worker.table.size());
     for (std::size_t id = 0; id < new_ids[0].size(); ++id) new_ids[0][id] = static_cast<std::int32_t>(id);
     Words words(std::move(workers_[0].table));
+    const auto parallel = [&](std::size_t tasks, const auto& task) {
+        in_parallel(tasks, [&](std::size_t i, std::size_t) { task(i); });
+    };
     for (std::size_t w = 1; w < workers_.size(); ++w) {
-        const WordTable table = std::move(workers_[w].table);
-        words.add(table, new_ids[w]);
+        words.add(std::move(workers_[w].table), new_ids[w], workers_.size(), parallel);
     }
     if (errors_ != Errors::kStrict) words.mend(errors_, result);
     if (choice.lower) words.lower(choice.lower);

@@ -88,13 +88,21 @@ class WordTable {
     WordTable() : slots_(kFirstSize), shift_(64 - kFirstBits) {}
 
     std::size_t size() const { return size_; }
+    // No id is as great. After a merge not all smaller ones are in use.
+    std::size_t ids() const { return ids_; }
     std::size_t slots() const { return slots_.size(); }
     Slot* begin() { return slots_.begin(); }
     Slot* end() { return slots_.end(); }
     const Slot* begin() const { return slots_.begin(); }
     const Slot* end() const { return slots_.end(); }
 
-    void prefetch(std::uint64_t hash) const { __builtin_prefetch(&slots_[hash >> shift_], 1); }
+    // The cache line of a word's first slot and, since more than every other search for a new word goes on,
+    // the next.
+    void prefetch(std::uint64_t hash) const {
+        const Slot* const slot = slots_.data() + (hash >> shift_);
+        __builtin_prefetch(slot, 1);
+        __builtin_prefetch(slot + 2, 1);
+    }
 
     // The word's slot, or the empty one to give to insert().
     Slot& find(const WordKey& key, std::uint64_t hash) {
@@ -106,11 +114,10 @@ class WordTable {
 
     // Fills the empty slot that find() gave; there must be room(1). Copies the bytes of a long word.
     void insert(Slot& slot, const WordKey& key) {
-        if (size_ > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
-            throw std::length_error("the corpus has more than 2,147,483,647 distinct words");
-        }
+        check_ids(ids_ + 1);
         slot = {key, 0};
-        slot.key.id = static_cast<std::int32_t>(size_++);
+        slot.key.id = static_cast<std::int32_t>(ids_++);
+        ++size_;
         if (key.is_long()) slot.key.tail = reinterpret_cast<std::uintptr_t>(keep(key.text()));
     }
 
@@ -126,10 +133,71 @@ class WordTable {
         return slot;
     }
 
+    // Adds the words and counts of another large table, part by part of the range of hashes: parallel(parts,
+    // task) calls task(part) for each, at the same time. moved(id, to) says what the ids of the other become
+    // here. There must be room for the other's words that are new, nearly.
+    template <typename Parallel, typename Moved>
+    void merge(WordTable other, std::size_t parts, const Parallel& parallel, const Moved& moved) {
+        check_ids(ids_ + other.ids_);
+        struct Part {
+            std::size_t added = 0;
+            std::vector<const Slot*> left_over;
+        };
+        std::vector<Part> results(parts);
+        parallel(parts, [&](std::size_t part) {
+            // Borders fall between slots in tables of any size.
+            const std::size_t first = (part << kFirstBits) / parts, last = ((part + 1) << kFirstBits) / parts;
+            const std::size_t from = first << (64 - kFirstBits - other.shift_);
+            const std::size_t to = last << (64 - kFirstBits - other.shift_);
+            const std::size_t end = last << (64 - kFirstBits - shift_);
+            for (std::size_t i = from;; ++i) {
+                const Slot& slot = other.slots_[i & (other.slots_.size() - 1)];
+                if (slot.key.length == 0) {
+                    if (i >= to) break;
+                    continue;
+                }
+                const std::uint64_t hash = slot.key.hash();
+                if (hash >> other.shift_ < from || hash >> other.shift_ >= to) continue;  // of another part
+                // No part reads or writes slots of another.
+                std::size_t place = hash >> shift_;
+                while (place < end && slots_[place].key.length != 0 && !same(slots_[place].key, slot.key))
+                    ++place;
+                if (place == end) {
+                    results[part].left_over.push_back(&slot);
+                } else if (slots_[place].key.length == 0) {
+                    slots_[place] = slot;
+                    slots_[place].key.id += static_cast<std::int32_t>(ids_);
+                    ++results[part].added;
+                    moved(slot.key.id, slots_[place].key.id);
+                } else {
+                    slots_[place].count += slot.count;
+                    moved(slot.key.id, slots_[place].key.id);
+                }
+            }
+        });
+        for (const Part& part : results) size_ += part.added;
+        ids_ += other.ids_;
+        // The bytes of its long words live on here.
+        for (auto& block : other.arena_) arena_.push_back(std::move(block));
+        for (const Part& part : results) {
+            for (const Slot* slot : part.left_over) {
+                Slot& sum = find_or_insert(slot->key);
+                sum.count += slot->count;
+                moved(slot->key.id, sum.key.id);
+            }
+        }
+    }
+
   private:
     static constexpr int kFirstBits = 12;
     static constexpr std::size_t kFirstSize = std::size_t{1} << kFirstBits;
     static constexpr std::size_t kArenaBlock = std::size_t{1} << 18;
+
+    static void check_ids(std::size_t ids) {
+        if (ids > std::size_t{1} + static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
+            throw std::length_error("the corpus has more than 2,147,483,647 distinct words");
+        }
+    }
 
     static bool same(const WordKey& a, const WordKey& b) {
         if (a.head != b.head || a.length != b.length) return false;
@@ -166,6 +234,7 @@ class WordTable {
     Buffer<Slot> slots_;
     int shift_;  // 64 - log2(slots)
     std::size_t size_ = 0;
+    std::size_t ids_ = 0;
     std::vector<std::unique_ptr<char[]>> arena_;
     char* arena_next_ = nullptr;
     std::size_t arena_left_ = 0;
