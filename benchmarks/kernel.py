@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import zipf
 
 from embedtrain import ops
 from embedtrain.corpus import encode
@@ -25,15 +26,11 @@ from embedtrain.native import core
 from embedtrain.options import Options
 
 
-def zipf_corpus(tokens: int, vocabulary: int, sentence: int = 20) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw ids by Zipf's law, in sentences of one length; ids are ranks, so the most frequent words come first."""
-    mass = 1 / (np.arange(vocabulary) + 2.7)
-    cumulative = np.cumsum(mass / mass.sum())
-    random = np.random.default_rng(0)
-    ids = np.empty(tokens, np.int32)
-    for part in np.array_split(ids, max(1, tokens // 10_000_000)):
-        part[:] = np.minimum(np.searchsorted(cumulative, random.random(len(part))), vocabulary - 1)
-    return ids, np.append(np.arange(0, tokens, sentence), tokens), np.maximum(np.bincount(ids, minlength=vocabulary), 1)
+def zipf_corpus(tokens: int, vocabulary: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw ids by Zipf's law, in lines of 10 to 30; ids are ranks, so the most frequent words come first."""
+    ids = np.concatenate(list(zipf.ranks(tokens, vocabulary)))
+    offsets = np.append(0, zipf.line_ends(tokens, 10, 30))
+    return ids, offsets, np.maximum(np.bincount(ids, minlength=vocabulary), 1)
 
 
 class Run:
@@ -100,6 +97,17 @@ def peak_gflops() -> float:
     return 2 * 768**3 / min(times) / 1e9
 
 
+def copy_gigabytes() -> float:
+    """Measure what one thread reads and writes in a second when it copies far more than the caches hold."""
+    source, target = torch.ones(50_000_000), torch.zeros(50_000_000)
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        target.copy_(source)
+        times.append(time.perf_counter() - start)
+    return 2 * source.nbytes / min(times) / 1e9
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", nargs="?", type=Path)
@@ -130,7 +138,7 @@ def main() -> None:
         else:
             runs[dim, workers] = Run(ids, offsets, counts, dim, workers, options)
     results: dict[tuple[int, int, str], list[tuple[float, float, float, float]]] = {each: [] for each in settings}
-    peak = peak_gflops()
+    peak, copy = peak_gflops(), copy_gigabytes()
     for round_ in range(options.rounds + 1):  # the first is a warm-up
         for dim, workers, isa in settings:
             os.environ["EMBEDTRAIN_ISA"] = isa
@@ -138,20 +146,26 @@ def main() -> None:
             if round_ > 0:
                 results[dim, workers, isa].append(result)
     print(
-        f"V {len(counts):,}, W {options.window}, K {options.negative}, sample {options.sample:g}; one thread's matrix"
+        f"V {len(counts):,}, W {options.window}, K {options.negative}, sample {options.sample:g}. One thread: "
+        f"{peak:.0f} GFLOP/s in a matrix product, {copy:.0f} GB/s in a copy. Medians of {options.rounds} stretches of "
+        f"{options.stretch:,} tokens{', a model for each thread' if options.separate else ''}.\n"
     )
-    print(f"product: {peak:.0f} GFLOP/s. Medians of {options.rounds} stretches of {options.stretch:,} tokens.\n")
-    print("   D  threads  kernel    Mwords/s  (min - max)      Mcentres/s  Mpairs/s  GFLOP/s  of peak    loss")
+    print(
+        "   D  threads  kernel    Mwords/s  (min - max)      Mcentres/s  Mpairs/s  GFLOP/s  of peak    GB/s  of copy"
+        "    loss"
+    )
     for (dim, workers, isa), rows in results.items():
         seconds, centres, pairs, loss = (statistics.median(column) for column in zip(*rows, strict=True))
         speeds = sorted(min(options.stretch, len(ids)) / row[0] / 1e6 for row in rows)
         # A pair has 1 + K scores and as many updates of both rows: 2 + 4 floating-point operations per column.
         gflops = pairs * (1 + options.negative) * 6 * dim / seconds / 1e9
         share = gflops / peak / workers
+        # A centre brings 1 + K rows of the output table and one context, which are read and, later, written.
+        gigabytes = centres * (2 + options.negative) * 2 * ops.row_bytes(dim) / seconds / 1e9
         print(
             f"{dim:4}  {workers:7}  {isa:8}  {statistics.median(speeds):8.3f}  ({speeds[0]:.3f} - {speeds[-1]:.3f})"
             f"  {centres / seconds / 1e6:10.3f}  {pairs / seconds / 1e6:8.2f}  {gflops:7.1f}  {share:7.0%}"
-            f"  {loss:.4f}"
+            f"  {gigabytes:6.1f}  {gigabytes / copy / workers:7.0%}  {loss:.4f}"
         )
 
 

@@ -49,6 +49,11 @@ def _stride(dim: int) -> int:
     return -(-dim // _LINE) * _LINE
 
 
+def row_bytes(dim: int) -> int:
+    """Return the bytes between the starts of two rows of a table from :func:`new_table`."""
+    return 4 * _stride(dim)
+
+
 def new_table(rows: int, dim: int) -> Tensor:
     """Return zeros, float32 (rows, dim), in the layout the kernels work on.
 

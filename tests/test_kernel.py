@@ -377,7 +377,7 @@ def test_workers_learn_the_same(kernel):
 
 @pytest.mark.parametrize(("workers", "alpha"), [(2, 0.05), (8, 0.025), (16, 0.05)])
 def test_workers_do_not_overshoot(kernel, workers, alpha):
-    """All threads learn the same few rows at a high rate: the most that adding up what each has learned can go wrong."""
+    """All learn the same few rows at a high rate: the most that adding up what each thread has learned can go wrong."""
     case = dataclasses.replace(MANY, vocabulary=20, sample=0.0, epochs=2, alpha=alpha)
     one, many = train(case), train(case, 20_000, workers)
     assert many[2][-1][0].item() == pytest.approx(one[2][-1][0].item(), rel=0.02)

@@ -11,9 +11,10 @@ namespace embedtrain {
 // A thread's copies of the first rows of a table.
 struct Replica {
     float* copy = nullptr;    // (rows, stride)
-    float* origin = nullptr;  // (rows, stride) what the table had when the copy was made
+    float* origin = nullptr;  // (rows, stride) what the table had when the copy was made or last synchronised
     uint8_t* uses = nullptr;  // (rows) since then; 0: there is no copy
-    uint8_t* limits = nullptr;
+    uint8_t* limit =
+        nullptr;  // (rows) the uses after which to synchronise; doubled each time, up to Block::most_uses
     int64_t rows = 0;
 };
 

@@ -341,20 +341,20 @@ class Rows {
     float* use(int32_t word) {
         const int64_t offset = word * stride_;
         if (word >= copies_.rows) return table_ + offset;
-        const int uses = copies_.uses[word];
+        uint8_t &uses = copies_.uses[word], &limit = copies_.limit[word];
         if (uses == 0) {
             copy(offset);
-        } else if (uses >= copies_.limits[word]) {
+        } else if (uses >= limit) {
             synchronise(offset);
-            copies_.uses[word] = 0;
-            copies_.limits[word] = static_cast<uint8_t>(at_most(2 * copies_.limits[word], most_uses_));
-        } else if (uses == copies_.limits[word] - 1) {  // due next time
+            uses = 0;
+            limit = static_cast<uint8_t>(at_least(1, at_most(2 * limit, most_uses_)));
+        } else if (uses == limit - 1) {  // due next time
             for (int64_t i = offset; i < offset + stride_; i += 16) {
                 __builtin_prefetch(table_ + i, 1, 2);
                 __builtin_prefetch(copies_.origin + i, 1, 2);
             }
         }
-        ++copies_.uses[word];
+        ++uses;
         return copies_.copy + offset;
     }
 

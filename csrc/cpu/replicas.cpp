@@ -1,7 +1,6 @@
 #include "cpu/replicas.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 
 #include "cpu/dispatch.h"
@@ -16,8 +15,13 @@ namespace {
 constexpr int64_t kCopiedBytes = 32 << 20;
 
 // The updates of a row by all threads that have not seen each other, times the rate. Each thread sees its
-// own, so what may go wrong is that what each learned is added up and overshoots.
-constexpr double kUnseenUpdates = 3.2;
+// own, so what may go wrong is that all learn the same and the sum overshoots.
+constexpr double kUnseenUpdates = 1.6;
+
+// A row grows fast at first, each update building on the ones before; so a copy is synchronised after few
+// updates, then after more and more. A context counts as used when its token is reached, for the W + 1
+// windows it is in.
+constexpr uint8_t kFirstInputLimit = 1, kFirstOutputLimit = 4;
 
 // Adds what was learned in a thread's copies to the table.
 void bring_back(float* table, int64_t stride, const Replica& replica) {
@@ -36,18 +40,19 @@ Replicas::Replicas(float* input, float* output, int64_t rows, int64_t stride, in
     const int64_t copied =
         std::min<int64_t>(rows, kCopiedBytes / (stride * static_cast<int64_t>(sizeof(float))));
     const int64_t floats = copied * stride;
+    const size_t rows_copied = static_cast<size_t>(copied);
     for (Worker& worker : of_worker_) {
-        const size_t bytes =
-            4 * static_cast<size_t>(floats) * sizeof(float) + 4 * static_cast<size_t>(copied);
+        const size_t bytes = 4 * static_cast<size_t>(floats) * sizeof(float) + 4 * rows_copied;
         worker.memory = allocate_aligned(bytes);
         advise_huge_pages(worker.memory.get(), bytes);
-        float* at = reinterpret_cast<float*>(worker.memory.get());
-        uint8_t* uses = reinterpret_cast<uint8_t*>(at + 4 * floats);
-        std::memset(uses, 0, 2 * static_cast<size_t>(copied));
-        std::memset(uses + 2 * copied, 1, static_cast<size_t>(copied));
-        std::memset(uses + 3 * copied, 4, static_cast<size_t>(copied));
-        worker.input = {at, at + floats, uses, uses + 2 * copied, copied};
-        worker.output = {at + 2 * floats, at + 3 * floats, uses + copied, uses + 3 * copied, copied};
+        float* const at = reinterpret_cast<float*>(worker.memory.get());
+        uint8_t* const counts = reinterpret_cast<uint8_t*>(at + 4 * floats);
+        worker.input = {at, at + floats, counts, counts + copied, copied};
+        worker.output = {at + 2 * floats, at + 3 * floats, counts + 2 * copied, counts + 3 * copied, copied};
+        std::memset(worker.input.uses, 0, rows_copied);
+        std::memset(worker.output.uses, 0, rows_copied);
+        std::memset(worker.input.limit, kFirstInputLimit, rows_copied);
+        std::memset(worker.output.limit, kFirstOutputLimit, rows_copied);
     }
 }
 
@@ -56,8 +61,7 @@ void Replicas::give(int worker, double rate, Block* block) const {
     const Worker& own = of_worker_[static_cast<size_t>(worker) - 1];
     block->input_copies = own.input;
     block->output_copies = own.output;
-    static const double kU = getenv("EMB_C") ? atof(getenv("EMB_C")) : 3.2;
-    const double most = kU / (std::max(rate, 1e-9) * workers());
+    const double most = kUnseenUpdates / (std::max(rate, 1e-9) * workers());
     block->most_uses = static_cast<int>(std::clamp(most, 1.0, 250.0));
 }
 
