@@ -20,7 +20,17 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*ROOT.glob("csrc/cuda/*"), *ROOT.glob("csrc/sampling/*.h"), *ROOT.glob("tests/cuda/*")])
-FLAGS = ["-std=c++17", "-O2", "-g", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=fast"]
+FLAGS = [
+    "-std=c++17",
+    "-O2",
+    "-g",
+    "-fPIC",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+    "-ffp-contract=fast",
+]
 FLAGS += ["-DEMBEDTRAIN_EMULATE", f"-I{ROOT}/csrc", f"-I{ROOT}/tests/cuda", "-pthread"]
 
 
@@ -88,9 +98,9 @@ def cuda_workspace_bytes(**block: Any) -> int:
     return size.value
 
 
-def cuda_default_workers(device: int, **block: Any) -> int:
+def cuda_default_workers(dim: int, window: int, negative: int, device: int) -> int:
     workers = ctypes.c_int()
-    _call("emulated_default_workers", ctypes.byref(CudaBlock(**block)), ctypes.byref(workers))
+    _call("emulated_default_workers", dim, window, negative, ctypes.byref(workers))
     return workers.value
 
 

@@ -16,10 +16,20 @@ namespace {
 // because what a window learns is late for all others that are being trained (docs/kernel.md).
 constexpr int kWorkersPerMultiprocessor = 16;
 
-void check_limits(const CudaBlock& block) {
-    if (block.dim > kCudaMaxDim || block.negative > kCudaMaxNegative)
+// Throws unless a worker fits the device; returns how many fit a multiprocessor.
+int workers_that_fit(int dim, int window, int negative, int device) {
+    if (dim > kCudaMaxDim || negative > kCudaMaxNegative)
         throw std::invalid_argument("on CUDA, dim must be at most " + std::to_string(kCudaMaxDim) +
                                     " and negative at most " + std::to_string(kCudaMaxNegative));
+    const WorkerLayout layout(dim, window, negative);
+    const int fit = resident_blocks(train_windows, layout.threads, layout.bytes, device);
+    if (fit == 0)
+        throw std::invalid_argument("a window needs " + std::to_string(layout.bytes) +
+                                    " bytes of shared memory, more than this GPU has; lower dim or negative");
+    return fit;
+}
+
+void check_size(const CudaBlock& block) {
     const int64_t margin = std::min<int64_t>(block.window, block.tokens);
     if (block.end - block.begin + 2 * margin > INT32_MAX)
         throw std::invalid_argument("on CUDA, a block must have less than 2^31 tokens, margins included");
@@ -54,37 +64,30 @@ __global__ void fill_initial_weights(float* table, int64_t first_row, int64_t ro
 }  // namespace
 
 size_t cuda_workspace_bytes(const CudaBlock& block) {
-    check_limits(block);
+    check_size(block);
     return WindowSet(block, nullptr).bytes;
 }
 
-int cuda_default_workers(const CudaBlock& block, int device) {
-    check_limits(block);
+int cuda_default_workers(int dim, int window, int negative, int device) {
     const DeviceGuard guard(device);
-    const WorkerLayout layout(block.dim, block.window, block.negative);
-    const int fit = resident_blocks(train_windows, layout.threads, layout.bytes, device);
-    if (fit == 0)
-        throw std::invalid_argument("a window needs " + std::to_string(layout.bytes) +
-                                    " bytes of shared memory, more than this GPU has; lower dim or negative");
-    return std::min(fit, kWorkersPerMultiprocessor) * multiprocessors(device);
+    return std::min(workers_that_fit(dim, window, negative, device), kWorkersPerMultiprocessor) *
+           multiprocessors(device);
 }
 
 void cuda_find_windows(const CudaBlock& block, void* workspace, int device, void* stream) {
-    check_limits(block);
+    check_size(block);
     if (block.begin >= block.end) return;
     const DeviceGuard guard(device);
     find(block, WindowSet(block, workspace), static_cast<cudaStream_t>(stream));
 }
 
 void cuda_train_block(const CudaBlock& block, int workers, void* workspace, int device, void* stream) {
-    check_limits(block);
+    check_size(block);
     if (block.begin >= block.end) return;
     const DeviceGuard guard(device);
+    workers_that_fit(block.dim, block.window, block.negative, device);
     const WindowSet set(block, workspace);
     const WorkerLayout layout(block.dim, block.window, block.negative);
-    if (resident_blocks(train_windows, layout.threads, layout.bytes, device) == 0)
-        throw std::invalid_argument("a window needs " + std::to_string(layout.bytes) +
-                                    " bytes of shared memory, more than this GPU has; lower dim or negative");
     find(block, set, static_cast<cudaStream_t>(stream));
     launch(train_windows, workers, layout.threads, layout.bytes, static_cast<cudaStream_t>(stream), block, set);
 }

@@ -48,9 +48,8 @@ struct CudaBlock {
 // Bytes of device memory that cuda_train_block() works in, aligned to 16. What is in them is of no use afterwards.
 size_t cuda_workspace_bytes(const CudaBlock& block);
 
-// How many workers (windows trained at once) suit the device. Throws std::invalid_argument if a worker does not fit its
-// shared memory.
-int cuda_default_workers(const CudaBlock& block, int device);
+// How many workers (windows trained at once) suit the device. Throws std::invalid_argument if a worker does not fit it.
+int cuda_default_workers(int dim, int window, int negative, int device);
 
 // Train, with so many workers; one takes the centres in order and gives the same bits each time. stream is a
 // cudaStream_t. Throws std::invalid_argument for sizes that the kernels cannot hold and std::runtime_error with the

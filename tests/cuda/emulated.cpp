@@ -38,8 +38,8 @@ size_t emulated_block_bytes() {
 int emulated_workspace_bytes(const CudaBlock* block, size_t* bytes) {
     return guarded([&] { *bytes = cuda_workspace_bytes(*block); });
 }
-int emulated_default_workers(const CudaBlock* block, int* workers) {
-    return guarded([&] { *workers = cuda_default_workers(*block, 0); });
+int emulated_default_workers(int dim, int window, int negative, int* workers) {
+    return guarded([&] { *workers = cuda_default_workers(dim, window, negative, 0); });
 }
 int emulated_train_block(const CudaBlock* block, int workers, void* workspace) {
     return guarded([&] { cuda_train_block(*block, workers, workspace, 0, nullptr); });

@@ -28,6 +28,12 @@
 #endif
 #if defined(__SANITIZE_THREAD__)
 #include <sanitizer/tsan_interface.h>
+extern "C" {
+void AnnotateIgnoreReadsBegin(const char* file, int line);
+void AnnotateIgnoreReadsEnd(const char* file, int line);
+void AnnotateIgnoreWritesBegin(const char* file, int line);
+void AnnotateIgnoreWritesEnd(const char* file, int line);
+}
 #endif
 #if !defined(__x86_64__)
 #include <ucontext.h>
@@ -67,6 +73,25 @@ constexpr size_t kStack = 128 << 10;
     std::abort();
 }
 
+// While one lives, the thread sanitizer does not look: the emulation's own bookkeeping is no part of the kernels.
+struct Unwatched {
+    Unwatched() { begin(); }
+    ~Unwatched() { end(); }
+#if defined(__SANITIZE_THREAD__)
+    static void begin() {
+        AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+        AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+    }
+    static void end() {
+        AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+        AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+    }
+#else
+    static void begin() {}
+    static void end() {}
+#endif
+};
+
 // Where threads of a warp or a block meet. Two sets of values: a thread that hurries on to the next meeting does not
 // disturb those that still read this one's.
 struct Meeting {
@@ -93,7 +118,6 @@ struct Fiber {
     Index thread_index;
     Block* block = nullptr;
     Meeting* warp = nullptr;
-    bool done = true;
     std::vector<Copy> copies;  // started and not waited for
     std::unique_ptr<char[]> stack;
     class Scheduler* scheduler = nullptr;
@@ -149,11 +173,6 @@ class Scheduler {
         main_.tsan = __tsan_get_current_fiber();
 #endif
     }
-    ~Scheduler() {
-#if defined(__SANITIZE_THREAD__)
-        for (auto& fiber : fibers_) __tsan_destroy_fiber(fiber->tsan);
-#endif
-    }
 
     // Runs some blocks to their ends.
     void run(const std::vector<std::unique_ptr<Block>>& blocks) {
@@ -162,9 +181,6 @@ class Scheduler {
             auto fiber = std::make_unique<Fiber>();
             fiber->stack = std::make_unique<char[]>(kStack);
             fiber->scheduler = this;
-#if defined(__SANITIZE_THREAD__)
-            fiber->tsan = __tsan_create_fiber(0);
-#endif
             fibers_.push_back(std::move(fiber));
         }
         alive_.clear();
@@ -173,30 +189,49 @@ class Scheduler {
             fiber.block = blocks[i / threads].get();
             fiber.thread_index.x = static_cast<unsigned>(i % threads);
             fiber.warp = &fiber.block->warps[fiber.thread_index.x / 32];
-            fiber.done = false;
             prepare(fiber);
             alive_.push_back(&fiber);
         }
-        progress();
+        idle_ = 0;
         at_ = order == 1 ? alive_.size() - 1 : 0;
-        go(&main_, alive_[at_]);
+#if defined(__SANITIZE_THREAD__)
+        __tsan_release(&main_);
+#endif
+        {
+            const Unwatched unwatched;
+            go(&main_, alive_[at_]);
+        }
+#if defined(__SANITIZE_THREAD__)
+        __tsan_acquire(&main_);
+        for (auto& fiber : fibers_) {
+            if (fiber->tsan) __tsan_destroy_fiber(fiber->tsan);
+            fiber->tsan = nullptr;
+        }
+#endif
         current = nullptr;
     }
 
     // The running fiber waits: another one's turn.
     void yield() {
+        const Unwatched unwatched;
         if (++idle_ > 64 * alive_.size()) fail("deadlock: a barrier or collective that some threads do not reach");
         Fiber* const from = current;
         Fiber* const to = next();
         if (to != from) go(from, to);
     }
-    void progress() { idle_ = 0; }
+    void progress() {
+        const Unwatched unwatched;
+        idle_ = 0;
+    }
 
     void finish() {
+#if defined(__SANITIZE_THREAD__)
+        __tsan_release(&main_);
+#endif
+        Unwatched::begin();  // go() ends it
         Fiber* const from = current;
-        from->done = true;
         if (!from->copies.empty()) fail("a thread ends with copies that it did not wait for");
-        progress();
+        idle_ = 0;
         alive_.erase(alive_.begin() + static_cast<std::ptrdiff_t>(at_));
         if (alive_.empty()) {
             go(from, &main_, true);
@@ -206,8 +241,6 @@ class Scheduler {
         }
         fail("a fiber that ended runs again");
     }
-
-    void run_kernel() { kernel_(); }
 
   private:
     Fiber* next() {
@@ -223,12 +256,23 @@ class Scheduler {
     }
 
     static void enter() {
-        arrive(current);
-        current->scheduler->run_kernel();
-        current->scheduler->finish();
+        Scheduler* scheduler;
+        {
+            const Unwatched unwatched;
+            arrive(current);
+            scheduler = current->scheduler;
+        }
+#if defined(__SANITIZE_THREAD__)
+        __tsan_acquire(&scheduler->main_);
+#endif
+        scheduler->kernel_();
+        scheduler->finish();
     }
 
     void prepare(Fiber& fiber) {
+#if defined(__SANITIZE_THREAD__)
+        fiber.tsan = __tsan_create_fiber(0);
+#endif
 #if defined(__SANITIZE_ADDRESS__)
         fiber.bottom = fiber.stack.get();
         fiber.size = kStack;
@@ -265,19 +309,24 @@ class Scheduler {
 #endif
     }
 
-    void go(Fiber* from, Fiber* to, [[maybe_unused]] bool for_good = false) {
+    void go(Fiber* from, Fiber* to, bool for_good = false) {
         current = to;
         main_.scheduler = this;
 #if defined(__SANITIZE_ADDRESS__)
         came_from_main_ = from == &main_;
         __sanitizer_start_switch_fiber(for_good ? nullptr : &from->fake_stack, to->bottom, to->size);
 #endif
+#if defined(__x86_64__)
+        void** const save = &from->stack_pointer;
+        void* const stack = to->stack_pointer;
+#endif
 #if defined(__SANITIZE_THREAD__)
-        // No order follows from taking turns. The host thread itself is before and after all of them.
-        __tsan_switch_to_fiber(to->tsan, from == &main_ || to == &main_ ? 0 : __tsan_switch_to_fiber_no_sync);
+        void* const tsan = to->tsan;
+        if (for_good) Unwatched::end();
+        __tsan_switch_to_fiber(tsan, __tsan_switch_to_fiber_no_sync);  // no order follows from taking turns
 #endif
 #if defined(__x86_64__)
-        emulation_switch(&from->stack_pointer, to->stack_pointer);
+        emulation_switch(save, stack);
 #else
         swapcontext(&from->context, &to->context);
 #endif
