@@ -310,6 +310,11 @@ void bind_cuda(py::module_& m) {
 #ifdef EMBEDTRAIN_CUDA
     m.def("cuda_workspace_bytes",
           [](const py::kwargs& arguments) { return cuda_workspace_bytes(cuda_block(arguments)); });
+    // (threads, bytes of shared memory)
+    m.def("cuda_worker", [](int dim, int window, int negative) {
+        const CudaWorker worker = cuda_worker(dim, window, negative);
+        return py::make_tuple(worker.threads, worker.shared_bytes);
+    });
     m.def("cuda_default_workers", &cuda_default_workers);  // (dim, window, negative, device)
     m.def("cuda_train_block", [](int workers, uintptr_t workspace, int device, uintptr_t stream,
                                  const py::kwargs& arguments) {

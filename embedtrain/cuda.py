@@ -4,8 +4,8 @@ The tables stay on the card. The encoded corpus goes there once if it fits, else
 while the block before is trained. Python only enqueues work: it is some blocks ahead, and reads the loss of a block
 when that block is done, without making the card wait.
 
-The kernels draw the same samples as those of the CPU. Thousands of windows are trained at once, each from rows that miss
-what the others are learning; :func:`damping` says why that does no harm.
+The kernels draw the same samples as those of the CPU. Thousands of windows are trained at once, each from rows that
+miss what the others are learning; :func:`damping` says why that does no harm.
 """
 
 from __future__ import annotations
@@ -43,12 +43,19 @@ Report = dict[str, Any]
 class Kernels(Protocol):
     """The functions of the native core for CUDA; the tests have others, which run the same kernels on the CPU."""
 
-    def cuda_workspace_bytes(self, **block: Any) -> int: ...
-    def cuda_default_workers(self, dim: int, window: int, negative: int, device: int) -> int: ...
-    def cuda_train_block(self, workers: int, workspace: int, device: int, stream: int, **block: Any) -> None: ...
+    def cuda_workspace_bytes(self, **block: Any) -> int:
+        """Memory of the device that training the block needs."""
+
+    def cuda_default_workers(self, dim: int, window: int, negative: int, device: int) -> int:
+        """Windows that the device trains at once."""
+
+    def cuda_train_block(self, workers: int, workspace: int, device: int, stream: int, **block: Any) -> None:
+        """Enqueue the training of a block."""
+
     def cuda_initial_weights(
         self, table: int, first_row: int, rows: int, dim: int, stride: int, seed: int, device: int, stream: int
-    ) -> None: ...
+    ) -> None:
+        """Enqueue the filling of a table."""
 
 
 # ---- the operators
@@ -88,10 +95,7 @@ def _is_aligned(table: Tensor) -> bool:
 def _aligned(tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     if all(map(_is_aligned, tables)) and tables[0].stride(0) == tables[1].stride(0):
         return tables
-    copies = []
-    for table in tables:
-        copies.append(ops.new_table(*table.shape, device=table.device))
-        copies[-1].copy_(table)
+    copies = [ops.new_table(len(table), table.shape[1], device=table.device).copy_(table) for table in tables]
     return copies[0], copies[1]
 
 
@@ -258,7 +262,7 @@ class Card:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._copies = torch.cuda.Stream(device)
+        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def free_bytes(self) -> int:
         """Memory that is left."""
@@ -276,7 +280,7 @@ class Card:
 
     def event(self) -> Callable[[], None]:
         """Mark what is enqueued by now; the function that is returned waits until it is done."""
-        event = torch.cuda.Event(blocking=True)
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self.device))
         return event.synchronize
 

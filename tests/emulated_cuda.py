@@ -31,7 +31,7 @@ FLAGS = [
     "-Wno-unknown-pragmas",
     "-ffp-contract=fast",
 ]
-FLAGS += ["-DEMBEDTRAIN_EMULATE", f"-I{ROOT}/csrc", f"-I{ROOT}/tests/cuda", "-pthread"]
+FLAGS += ["-DEMBEDTRAIN_EMULATE", f"-I{ROOT}/csrc", f"-I{ROOT}/tests/cuda"]
 
 
 class CudaBlock(ctypes.Structure):
@@ -125,10 +125,8 @@ def find_windows(**block: Any) -> tuple[np.ndarray, np.ndarray, int]:
     workspace = np.full(cuda_workspace_bytes(**block) + 16, 0xFF, dtype=np.uint8)
     start = -workspace.ctypes.data % 16
     where, margin = (ctypes.c_void_p * 3)(), ctypes.c_int()
-    _call(
-        "emulated_find_windows", ctypes.byref(CudaBlock(**block)), ctypes.c_void_p(workspace.ctypes.data + start), where,
-        ctypes.byref(margin),
-    )  # fmt: skip
+    at = ctypes.c_void_p(workspace.ctypes.data + start)
+    _call("emulated_find_windows", ctypes.byref(CudaBlock(**block)), at, where, ctypes.byref(margin))
 
     def view(address: int | None, count: int) -> np.ndarray:
         at = (address or 0) - workspace.ctypes.data

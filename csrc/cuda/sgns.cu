@@ -68,6 +68,11 @@ size_t cuda_workspace_bytes(const CudaBlock& block) {
     return WindowSet(block, nullptr).bytes;
 }
 
+CudaWorker cuda_worker(int dim, int window, int negative) {
+    const WorkerLayout layout(dim, window, negative);
+    return {layout.threads, layout.bytes};
+}
+
 int cuda_default_workers(int dim, int window, int negative, int device) {
     const DeviceGuard guard(device);
     return std::min(workers_that_fit(dim, window, negative, device), kWorkersPerMultiprocessor) *

@@ -48,6 +48,13 @@ struct CudaBlock {
 // Bytes of device memory that cuda_train_block() works in, aligned to 16. What is in them is of no use afterwards.
 size_t cuda_workspace_bytes(const CudaBlock& block);
 
+// The block of threads that a worker is, and its shared memory.
+struct CudaWorker {
+    int threads;
+    size_t shared_bytes;
+};
+CudaWorker cuda_worker(int dim, int window, int negative);
+
 // How many workers (windows trained at once) suit the device. Throws std::invalid_argument if a worker does not fit it.
 int cuda_default_workers(int dim, int window, int negative, int device);
 

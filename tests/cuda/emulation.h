@@ -66,7 +66,7 @@ namespace emulation {
 inline int host_threads = 1;     // that share the blocks of a grid
 inline int resident = 1;         // blocks that a host thread runs at once
 inline unsigned order = 0;       // of the fibers: 0 rising, 1 falling, else the seed of a random order
-constexpr size_t kStack = 128 << 10;
+constexpr size_t kStack = 64 << 10;
 
 [[noreturn]] inline void fail(const char* what) {
     std::fprintf(stderr, "emulation: %s\n", what);
@@ -173,13 +173,18 @@ class Scheduler {
         main_.tsan = __tsan_get_current_fiber();
 #endif
     }
+    ~Scheduler() {
+        for (auto& fiber : fibers_) stacks().push_back(std::move(fiber->stack));
+    }
 
     // Runs some blocks to their ends.
     void run(const std::vector<std::unique_ptr<Block>>& blocks) {
         const size_t threads = blocks.front()->size.x;
         while (fibers_.size() < blocks.size() * threads) {
             auto fiber = std::make_unique<Fiber>();
-            fiber->stack = std::make_unique<char[]>(kStack);
+            if (stacks().empty()) stacks().emplace_back(new char[kStack]);
+            fiber->stack = std::move(stacks().back());
+            stacks().pop_back();
             fiber->scheduler = this;
             fibers_.push_back(std::move(fiber));
         }
@@ -243,6 +248,11 @@ class Scheduler {
     }
 
   private:
+    static std::vector<std::unique_ptr<char[]>>& stacks() {
+        static thread_local std::vector<std::unique_ptr<char[]>> unused;
+        return unused;
+    }
+
     Fiber* next() {
         if (order == 0) {
             at_ = (at_ + 1) % alive_.size();
@@ -309,7 +319,7 @@ class Scheduler {
 #endif
     }
 
-    void go(Fiber* from, Fiber* to, bool for_good = false) {
+    void go(Fiber* from, Fiber* to, [[maybe_unused]] bool for_good = false) {
         current = to;
         main_.scheduler = this;
 #if defined(__SANITIZE_ADDRESS__)
