@@ -1,8 +1,8 @@
 """The CUDA kernels, run on the host (tests/cuda/emulation.h), against the float64 reference and the CPU's kernel.
 
-The cases and tolerances are those of test_kernel.py. With one worker they equal the reference pair for pair, in whatever
-order the threads of a block run; with several they train on the same samples. The same checks on a real GPU, where there
-is one, are in test_gpu.py.
+The cases and tolerances are those of test_kernel.py. With one worker they equal the reference pair for pair, in
+whatever order the threads of a block run; with several they train on the same samples. What runs on a real GPU, where
+there is one, is in test_gpu.py.
 """
 
 from __future__ import annotations
@@ -135,9 +135,7 @@ def test_one_worker_gives_the_same_bits_in_blocks_of_any_size(block):
 MANY = Case(tokens=2000, longest=700, sample=1e-2, vocabulary=500, dim=8, epochs=1, alpha=0.025)
 
 
-@pytest.mark.parametrize(
-    ("workers", "host_threads", "resident"), [(2, 1, 2), (7, 1, 4), (40, 1, 16), (16, 2, 4)]
-)
+@pytest.mark.parametrize(("workers", "host_threads", "resident"), [(2, 1, 2), (7, 1, 4), (40, 1, 16), (16, 2, 4)])
 def test_workers_train_on_the_same_samples(workers, host_threads, resident):
     """At a rate of 0 the tables stand still, and the loss is a fingerprint of all windows and their negatives."""
     frozen = dataclasses.replace(MANY, alpha=0.0, min_alpha=0.0)
@@ -246,7 +244,8 @@ def test_a_noise_word_that_is_none_shows_in_the_loss():
 
 
 @pytest.mark.parametrize(
-    "offsets", [[0, 299], [1, 300], [0, 301], [-5, 300], [0, -5, 300], [0, 2**62], [300, 0], [0, 0], [0, 2**63 - 1, 300]]
+    "offsets",
+    [[0, 299], [1, 300], [0, 301], [-5, 300], [0, -5, 300], [0, 2**62], [300, 0], [0, 0], [0, 2**63 - 1, 300]],
 )
 def test_offsets_that_do_not_fit_show_in_the_loss(offsets):
     case = Case(tokens=300, epochs=1)

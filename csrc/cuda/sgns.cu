@@ -1,10 +1,9 @@
-#include "cuda/sgns.h"
-
 #include <algorithm>
 #include <stdexcept>
 #include <string>
 
 #include "cuda/platform.cuh"
+#include "cuda/sgns.h"
 #include "cuda/train.cuh"
 #include "cuda/windows.cuh"
 
@@ -12,8 +11,8 @@ namespace embedtrain {
 
 namespace {
 
-// Workers per multiprocessor, where so many fit: enough to hide most of the time that rows take to arrive, and no more,
-// because what a window learns is late for all others that are being trained (docs/kernel.md).
+// Workers per multiprocessor, where so many fit: enough to hide most of the time that rows take to arrive,
+// and no more, because what a window learns is late for all others that are being trained (docs/kernel.md).
 constexpr int kWorkersPerMultiprocessor = 16;
 
 // Throws unless a worker fits the device; returns how many fit a multiprocessor.
@@ -49,7 +48,8 @@ __global__ void fill_initial_weights(float* table, int64_t first_row, int64_t ro
                                      uint64_t seed) {
     const int fours = (dim + 3) / 4;
     const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-    for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < rows * fours; i += step) {
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < rows * fours;
+         i += step) {
         const int64_t row = i / fours;
         const int column = static_cast<int>(i % fours) * 4;
         const Philox4 bits = draw(seed, 0, static_cast<uint64_t>(first_row + row), kInitial,
@@ -94,17 +94,18 @@ void cuda_train_block(const CudaBlock& block, int workers, void* workspace, int 
     const WindowSet set(block, workspace);
     const WorkerLayout layout(block.dim, block.window, block.negative);
     find(block, set, static_cast<cudaStream_t>(stream));
-    launch(train_windows, workers, layout.threads, layout.bytes, static_cast<cudaStream_t>(stream), block, set);
+    launch(train_windows, workers, layout.threads, layout.bytes, static_cast<cudaStream_t>(stream), block,
+           set);
 }
 
-void cuda_initial_weights(float* table, int64_t first_row, int64_t rows, int dim, int64_t stride, uint64_t seed,
-                          int device, void* stream) {
+void cuda_initial_weights(float* table, int64_t first_row, int64_t rows, int dim, int64_t stride,
+                          uint64_t seed, int device, void* stream) {
     if (rows <= 0 || dim <= 0) return;
     const DeviceGuard guard(device);
     constexpr int threads = 256;
     const int64_t blocks = std::min<int64_t>((rows * ((dim + 3) / 4) + threads - 1) / threads, 8192);
-    launch(fill_initial_weights, blocks, threads, 0, static_cast<cudaStream_t>(stream), table, first_row, rows, dim,
-           stride, seed);
+    launch(fill_initial_weights, blocks, threads, 0, static_cast<cudaStream_t>(stream), table, first_row,
+           rows, dim, stride, seed);
 }
 
 }  // namespace embedtrain

@@ -1,13 +1,14 @@
 // The training kernel. docs/kernel.md explains it with a drawing.
 //
-// A block of threads is a worker: it takes a run of centres, one after the other, until none are left. Each thread owns
-// four columns of every row (a float4): it alone of its worker reads, updates and writes them, so a worker is sequential
-// without barriers, and two rows that are the same row need no thought. Threads meet only to add up dot products.
+// A block of threads is a worker: it takes a run of centres, one after the other, until none are left. Each
+// thread owns four columns of every row (a float4): it alone of its worker reads, updates and writes them, so
+// a worker is sequential without barriers, and two rows that are the same row need no thought. Threads meet
+// only to add up dot products.
 //
 // For a centre with a group of contexts X (C, D) and targets Y (T, D), as on the CPU:
-//     S = X Yᵀ                      tiles of 5 x 6 dot products in registers, added across the lanes all at once
-//     G = rate (L - σ(S))           a pair per lane
-//     Y += Gᵀ X,  X += G Y          both from the values before; added to the tables by vector atomics
+//     S = X Yᵀ                      tiles of 5 x 6 dot products in registers, added across the lanes all at
+//     once G = rate (L - σ(S))           a pair per lane Y += Gᵀ X,  X += G Y          both from the values
+//     before; added to the tables by vector atomics
 #pragma once
 
 #include <cmath>
@@ -18,9 +19,9 @@
 
 namespace embedtrain {
 
-constexpr int kGroup = 16;                        // contexts that are trained at once
+constexpr int kGroup = 16;                          // contexts that are trained at once
 constexpr int kTileContexts = 5, kTileTargets = 6;  // 30 dot products: with two zeros, one for each lane
-constexpr int kTilePitch = 8;                     // numbers between the rows of a tile of G
+constexpr int kTilePitch = 8;                       // numbers between the rows of a tile of G
 constexpr int kMostThreads = kCudaMaxDim / 4;
 constexpr int kShortestRun = 4, kLongestRun = 128;  // centres that a worker takes at once
 
@@ -62,8 +63,9 @@ __device__ inline float4 scaled(float4 row, float factor) {
     return make_float4(row.x * factor, row.y * factor, row.z * factor, row.w * factor);
 }
 
-// Adds up 32 numbers across the warp at once; lane i gets the sum of values[i]. 31 shuffles, where one number at a time
-// would take 160: at each step a lane keeps one half of the numbers and gives the other to the lane it is paired with.
+// Adds up 32 numbers across the warp at once; lane i gets the sum of values[i]. 31 shuffles, where one number
+// at a time would take 160: at each step a lane keeps one half of the numbers and gives the other to the lane
+// it is paired with.
 template <int kHalf = kWarp / 2>
 __device__ inline float sum_across_lanes(float (&values)[kWarp]) {
     const bool upper = lane_index() & kHalf;
@@ -140,15 +142,16 @@ class Worker {
         if (owns_) atomic_add(reinterpret_cast<float4*>(address), scaled(delta, factor));
     }
 
-    // Fills the list of a window's targets: the centre and its noise words, but for those that are the centre. Each warp
-    // has a list of its own. Returns how many they are.
+    // Fills the list of a window's targets: the centre and its noise words, but for those that are the
+    // centre. Each warp has a list of its own. Returns how many they are.
     __device__ int draw_targets(const Centre& centre, Target* targets) {
         const int lane = lane_index();
         const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary);
         uint32_t words[2] = {};
         if (2 * lane < block_.negative) {
             const uint64_t position = static_cast<uint64_t>(block_.first_position + block_.begin + centre.at);
-            const Philox4 bits = draw(block_.seed, block_.epoch, position, kNegative, static_cast<uint32_t>(lane));
+            const Philox4 bits =
+                draw(block_.seed, block_.epoch, position, kNegative, static_cast<uint32_t>(lane));
             words[0] = noise_word(noise_point(bits.lane[0], bits.lane[1], vocabulary), block_.noise);
             if (2 * lane + 1 < block_.negative)
                 words[1] = noise_word(noise_point(bits.lane[2], bits.lane[3], vocabulary), block_.noise);
@@ -162,14 +165,17 @@ class Worker {
             const bool take = drawn && known && words[j] != static_cast<uint32_t>(centre.word);
             const unsigned mask = __ballot_sync(kFullWarp, take);
             const int32_t word = static_cast<int32_t>(words[j]);
-            if (take) targets[count + __popc(mask & lanes_below())] = {word, damping(block_.output_damping, word)};
+            if (take)
+                targets[count + __popc(mask & lanes_below())] = {word, damping(block_.output_damping, word)};
             count += __popc(mask);
         }
         __syncwarp();
         return count;
     }
 
-    __device__ static float damping(const float* factors, int32_t word) { return factors ? factors[word] : 1.0f; }
+    __device__ static float damping(const float* factors, int32_t word) {
+        return factors ? factors[word] : 1.0f;
+    }
 
     // Linear in the position, over all epochs.
     __device__ float rate_of(const Centre& centre) const {
@@ -230,7 +236,8 @@ class Worker {
                     __syncthreads();
                     mine = step % layout_.warps == warp_;
                     score = 0;
-                    for (int i = 0; mine && i < layout_.warps; ++i) score += partials[i * kWarp + lane_index()];
+                    for (int i = 0; mine && i < layout_.warps; ++i)
+                        score += partials[i * kWarp + lane_index()];
                 }
                 if (mine) finish_pair(score, first, tile, contexts, count, rate);
             }
@@ -262,7 +269,8 @@ class Worker {
         if (target < count) {
             const float z = target == 0 ? -score : score;  // the pair's loss is log(1 + e^z)
             const float e = expf(-fabsf(z));
-            const float sigmoid = (z > 0 ? 1.0f : e) / (1.0f + e);  // without overflow; NaN stays NaN through e
+            const float sigmoid =
+                (z > 0 ? 1.0f : e) / (1.0f + e);  // without overflow; NaN stays NaN through e
             gradient = target == 0 ? rate * sigmoid : -rate * sigmoid;
             loss_ += static_cast<double>((z < 0 ? 0.0f : z) + log1pf(e));
         }
@@ -346,7 +354,8 @@ class Worker {
 #pragma unroll
             for (int t = 0; t < kTileTargets; ++t) {
                 const int target = tile * kTileTargets + t;
-                if (target < count) add(row(block_.output, targets[target].word), dy[t], targets[target].damping);
+                if (target < count)
+                    add(row(block_.output, targets[target].word), dy[t], targets[target].damping);
             }
         }
     }
@@ -364,13 +373,14 @@ class Worker {
     const WindowSet& set_;
     const WorkerLayout layout_;
     int warp_, column_;
-    bool owns_;          // columns of the rows
-    float4* rows_;       // (contexts, threads) of which this thread has a column: the contexts before the update
-    float* gradients_;   // (contexts, tiles, kTilePitch)
-    float* partials_;    // (2, warps, lanes) dot products of a warp's columns, twice, so that one barrier is enough
-    Target* targets_;    // (2, 1 + negative) of this warp: for this window and the next
-    int32_t* run_;       // the first of the centres that were taken
-    int32_t word_ = 0;   // of the context that the lane knows
+    bool owns_;     // columns of the rows
+    float4* rows_;  // (contexts, threads) of which this thread has a column: the contexts before the update
+    float* gradients_;  // (contexts, tiles, kTilePitch)
+    float* partials_;   // (2, warps, lanes) dot products of a warp's columns, twice, so that one barrier is
+                        // enough
+    Target* targets_;   // (2, 1 + negative) of this warp: for this window and the next
+    int32_t* run_;      // the first of the centres that were taken
+    int32_t word_ = 0;  // of the context that the lane knows
     float word_damping_ = 1;
     double loss_ = 0;
     int64_t pairs_ = 0, centres_ = 0;

@@ -1,11 +1,13 @@
-// From a block of the corpus to its windows: subsample, compact, and find where each window begins and ends. Three small
-// kernels before the training kernel; they touch about 30 bytes per token, training some thousand.
+// From a block of the corpus to its windows: subsample, compact, and find where each window begins and ends.
+// Three small kernels before the training kernel; they touch about 30 bytes per token, training some
+// thousand.
 //
 //   ids       a  b  c  d  e  f │ g  h  i ...          tokens begin ... end
 //   mask      1  0  1  1  0  1 │ 1  1  0              one bit each: kept?
-//   prefix    0                │ 4                    kept before, within 256 tokens;   tile_kept: before these 256
-//   words   [left margin]  a c d f g h ...  [right margin]     the kept ones, with W kept neighbours outside the block
-//   centres                0 2 3 5 6 7                where each stands, and its window in words
+//   prefix    0                │ 4                    kept before, within 256 tokens;   tile_kept: before
+//   these 256 words   [left margin]  a c d f g h ...  [right margin]     the kept ones, with W kept
+//   neighbours outside the block centres                0 2 3 5 6 7                where each stands, and its
+//   window in words
 #pragma once
 
 #include "cuda/platform.cuh"
@@ -104,8 +106,8 @@ __device__ inline bool sentence_fits(const CudaBlock& block, int64_t sentence, i
     return first >= 0 && first <= token && token < last && last <= block.tokens;
 }
 
-// The number of this thread among those of its block with take set, in the order of threads; total is how many they
-// are. scratch: a number per warp, and one more.
+// The number of this thread among those of its block with take set, in the order of threads; total is how
+// many they are. scratch: a number per warp, and one more.
 __device__ inline int rank_in_block(bool take, int32_t* scratch, int* total) {
     const int warp = static_cast<int>(threadIdx.x) / kWarp, warps = static_cast<int>(blockDim.x) / kWarp;
     const unsigned mask = __ballot_sync(kFullWarp, take);
@@ -185,11 +187,12 @@ __device__ inline void take_left_margin(const CudaBlock& block, const WindowSet&
     if (threadIdx.x == 0) set.counts->left_margin = taken < set.margin ? taken : set.margin;
 }
 
-// The kept tokens of the last sentence behind the block, up to the margin. They wait, because it is not known yet how
-// many are kept in the block.
+// The kept tokens of the last sentence behind the block, up to the margin. They wait, because it is not known
+// yet how many are kept in the block.
 __device__ inline void take_right_margin(const CudaBlock& block, const WindowSet& set, int32_t* scratch) {
     const int64_t sentence = sentence_of(block, block.end - 1);
-    const int64_t last = sentence_fits(block, sentence, block.end - 1) ? block.offsets[sentence + 1] : block.end;
+    const int64_t last =
+        sentence_fits(block, sentence, block.end - 1) ? block.offsets[sentence + 1] : block.end;
     int taken = 0;
     for (int64_t from = block.end; from < last && taken < set.margin; from += kTileTokens) {
         const int64_t token = from + threadIdx.x;
@@ -229,7 +232,8 @@ __global__ void __launch_bounds__(kTileTokens) find_windows(CudaBlock block, Win
     const int64_t sentence = sentence_of(block, token);
     int64_t first = here, last = here + 1;  // of its sentence, in words
     if (sentence_fits(block, sentence, token)) {
-        const int64_t from = block.offsets[sentence] - block.begin, to = block.offsets[sentence + 1] - block.begin;
+        const int64_t from = block.offsets[sentence] - block.begin,
+                      to = block.offsets[sentence + 1] - block.begin;
         first = from >= 0 ? margin + kept_before(set, from) : margin - set.counts->left_margin;
         last = margin + kept;
         if (to < block.end - block.begin) {
@@ -241,7 +245,8 @@ __global__ void __launch_bounds__(kTileTokens) find_windows(CudaBlock block, Win
         atomicOr(&set.counts->invalid, 1);
     }
     const uint32_t window = static_cast<uint32_t>(block.window);
-    const int64_t width = block.shrink_window ? window_width(draw_token(block, token).lane[1], window) : window;
+    const int64_t width =
+        block.shrink_window ? window_width(draw_token(block, token).lane[1], window) : window;
     Centre centre;
     centre.at = static_cast<int32_t>(i);
     centre.word = block.ids[token];

@@ -55,7 +55,8 @@ int emulated_find_windows(const CudaBlock* block, void* workspace, const void** 
         *margin = set.margin;
     });
 }
-int emulated_initial_weights(float* table, int64_t first_row, int64_t rows, int dim, int64_t stride, uint64_t seed) {
+int emulated_initial_weights(float* table, int64_t first_row, int64_t rows, int dim, int64_t stride,
+                             uint64_t seed) {
     return guarded([&] { cuda_initial_weights(table, first_row, rows, dim, stride, seed, 0, nullptr); });
 }
 }

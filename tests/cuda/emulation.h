@@ -1,12 +1,14 @@
-// CUDA on the host, for tests: every thread of a block is a fiber, so that the sources of the kernels run, slowly and in
-// an order that can be chosen, where there is no GPU.
+// CUDA on the host, for tests: every thread of a block is a fiber, so that the sources of the kernels run,
+// slowly and in an order that can be chosen, where there is no GPU.
 //
-// Stricter than the hardware where it can be: shared memory starts as NaN and ends where it was said to; copies arrive
-// when they are waited for and no sooner; all lanes of a warp must come to the same collective, with a full mask; a
-// barrier that a thread misses is reported. Under the thread sanitizer each fiber is a thread of its own, and barriers,
-// shuffles and votes are what orders them: it finds what compute-sanitizer's racecheck would.
+// Stricter than the hardware where it can be: shared memory starts as NaN and ends where it was said to;
+// copies arrive when they are waited for and no sooner; all lanes of a warp must come to the same collective,
+// with a full mask; a barrier that a thread misses is reported. Under the thread sanitizer each fiber is a
+// thread of its own, and barriers, shuffles and votes are what orders them: it finds what compute-sanitizer's
+// racecheck would.
 //
-// Fibers switch at collectives only. With several resident blocks they take turns, so that windows train at once.
+// Fibers switch at collectives only. With several resident blocks they take turns, so that windows train at
+// once.
 #pragma once
 
 #include <algorithm>
@@ -63,9 +65,9 @@ using cudaStream_t = void*;
 namespace emulation {
 
 // How kernels are run; set before a launch.
-inline int host_threads = 1;     // that share the blocks of a grid
-inline int resident = 1;         // blocks that a host thread runs at once
-inline unsigned order = 0;       // of the fibers: 0 rising, 1 falling, else the seed of a random order
+inline int host_threads = 1;  // that share the blocks of a grid
+inline int resident = 1;      // blocks that a host thread runs at once
+inline unsigned order = 0;    // of the fibers: 0 rising, 1 falling, else the seed of a random order
 constexpr size_t kStack = 64 << 10;
 
 [[noreturn]] inline void fail(const char* what) {
@@ -73,7 +75,8 @@ constexpr size_t kStack = 64 << 10;
     std::abort();
 }
 
-// While one lives, the thread sanitizer does not look: the emulation's own bookkeeping is no part of the kernels.
+// While one lives, the thread sanitizer does not look: the emulation's own bookkeeping is no part of the
+// kernels.
 struct Unwatched {
     Unwatched() { begin(); }
     ~Unwatched() { end(); }
@@ -92,8 +95,8 @@ struct Unwatched {
 #endif
 };
 
-// Where threads of a warp or a block meet. Two sets of values: a thread that hurries on to the next meeting does not
-// disturb those that still read this one's.
+// Where threads of a warp or a block meet. Two sets of values: a thread that hurries on to the next meeting
+// does not disturb those that still read this one's.
 struct Meeting {
     int members = 0;
     std::atomic<int> arrived{0};
@@ -219,7 +222,8 @@ class Scheduler {
     // The running fiber waits: another one's turn.
     void yield() {
         const Unwatched unwatched;
-        if (++idle_ > 64 * alive_.size()) fail("deadlock: a barrier or collective that some threads do not reach");
+        if (++idle_ > 64 * alive_.size())
+            fail("deadlock: a barrier or collective that some threads do not reach");
         Fiber* const from = current;
         Fiber* const to = next();
         if (to != from) go(from, to);
@@ -407,7 +411,8 @@ T __shfl_xor_sync(unsigned mask, T value, int bits) {
 }
 template <class T>
 T __shfl_up_sync(unsigned mask, T value, int step) {
-    return emulation::exchange(mask, value, emulation::lane() >= step ? emulation::lane() - step : emulation::lane());
+    return emulation::exchange(mask, value,
+                               emulation::lane() >= step ? emulation::lane() - step : emulation::lane());
 }
 inline unsigned __ballot_sync(unsigned mask, bool vote) {
     if (mask != 0xffffffffu) emulation::fail("a vote of a part of a warp");

@@ -1,5 +1,6 @@
-// Trains a little of everything with the thread sanitizer watching (tests/test_cuda_kernel.py builds and runs it). In the
-// emulation each CUDA thread is a thread to it, so an access to shared memory that no barrier orders is reported.
+// Trains a little of everything with the thread sanitizer watching (tests/test_cuda_kernel.py builds and runs
+// it). In the emulation each CUDA thread is a thread to it, so an access to shared memory that no barrier
+// orders is reported.
 #include <cstdio>
 #include <random>
 #include <vector>
