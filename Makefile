@@ -11,7 +11,7 @@ OUT ?= out
 ARGS ?=
 
 BIN = $(VENV)/bin
-SOURCES = $(shell find csrc tests/cuda -type f)
+SOURCES = $(shell find csrc tests/cuda -type f) $(wildcard benchmarks/*.cu)
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CORE = pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f)
 

@@ -97,7 +97,9 @@ inline void clear(void* memory, size_t bytes, cudaStream_t stream) {
 template <class... Parameters>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared, cudaStream_t stream,
             Parameters... arguments) {
-    kernel<<<static_cast<unsigned>(blocks), threads, shared, stream> > >(arguments...);
+    // clang-format off: it takes the brackets apart
+    kernel<<<static_cast<unsigned>(blocks), threads, shared, stream>>>(arguments...);
+    // clang-format on
     check(cudaGetLastError());
 }
 
