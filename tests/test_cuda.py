@@ -6,6 +6,7 @@ What needs a real one is in test_gpu.py.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -384,3 +385,39 @@ def test_progress_names_the_gpu(gpus, monkeypatch):
     with pytest.raises(EmbedtrainError, match="enough"):
         embedtrain.Word2Vec(min_count=1).fit([["a", "b"]], progress=Progress(lines))
     assert "training on cuda:0, NVIDIA H200\n" in lines.getvalue()
+
+
+# ---- what measures it
+
+
+def test_the_benchmark_measures(monkeypatch, gpus):
+    """All of benchmarks/gpu.py that is not the GPU's; its table is as in the README beside it."""
+    monkeypatch.syspath_prepend(str(emulated_cuda.ROOT / "benchmarks"))
+    import argparse
+
+    import gpu
+
+    gpus(H200)
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu, "machine", lambda: {"multiprocessors": 1, "torch": "2"})
+    monkeypatch.setattr(emulated_cuda, "cuda_default_workers", lambda *_: 16)
+    monkeypatch.setattr(cuda, "core", emulated_cuda)
+    monkeypatch.setattr(cuda, "Card", lambda device: FakeCard())
+    monkeypatch.setattr(cuda, "_BLOCK_TOKENS", 100)
+    monkeypatch.setattr(cuda, "tables", functools.partial(cuda.tables, kernels=emulated_cuda))
+    monkeypatch.setattr(gpu, "VOCABULARIES", (50,))
+    options = argparse.Namespace(tokens=4000, billion=3000, vocabulary=400)
+    speed = gpu.speed(options)
+    assert {row["workers"] for row in speed} == {2, 4, 8, 12, 16, 18}
+    epoch = gpu.billion(options)
+    assert epoch["resident"]["tokens"] == 3000
+    assert epoch["resident"]["loss"] == pytest.approx(epoch["streamed"]["loss"], rel=1e-3)
+    lines = gpu.table({"machine": {"torch": "2"}, "speed": speed, "billion": epoch}, {"memory": "no\nGPU"}).splitlines()
+    assert lines[-1] == "memory    not run: no"
+    assert sum("M words/s" in line for line in lines) == 5
+    one = speed[0]
+    assert one["row_bytes_per_second"] == pytest.approx(one["row_bytes_per_word"] * one["words_per_second"])
+    # A centre reads and writes its contexts, itself and five noise words, 400 bytes each.
+    contexts = one["pairs_per_second"] / one["centres_per_second"]
+    per_centre = one["row_bytes_per_second"] / one["centres_per_second"]
+    assert per_centre == pytest.approx(2 * 400 * (contexts + 6), rel=0.5)
