@@ -177,11 +177,11 @@ def test_workers_learn_what_the_cpu_learns():
 )
 def test_finds_the_windows_of_the_reference(case, edges, order):
     begin, end = sorted(min(edge, case.tokens) for edge in edges)
-    table = case.new_tables()[0]
-    _, block = ops._block(
-        table, table, torch.from_numpy(case.ids), torch.from_numpy(case.offsets), case.keep, case.noise, begin, end,
-        first_position=0, corpus_size=case.tokens, epoch=1, **case.schedule,
-    )  # fmt: skip
+    block = {
+        "ids": case.ids.ctypes.data, "tokens": case.tokens, "offsets": case.offsets.ctypes.data,
+        "sentences": len(case.offsets) - 1, "keep": case.keep.data_ptr(), "vocabulary": case.vocabulary,
+        "seed": case.seed, "epoch": 1, "window": case.window, "shrink_window": case.shrink_window,
+    }  # fmt: skip
     if begin == end:
         return
     with emulated_cuda.running(order=order, resident=2):
