@@ -1,6 +1,7 @@
 # make fit                train on the built-in corpus, or on CORPUS=my.txt
 # make test               everything that CI runs
 # make benchmark          compare with gensim; see benchmarks/README.md
+# make registers          registers, stack, spills and shared memory of the CUDA kernels
 # Both of the first set up what they need in .venv on a fresh machine with Python >= 3.10 and a C++ compiler.
 
 PYTHON ?= python3
@@ -10,10 +11,11 @@ OUT ?= out
 ARGS ?=
 
 BIN = $(VENV)/bin
+SOURCES = $(shell find csrc tests/cuda -type f) $(wildcard benchmarks/*.cu)
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CORE = pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f)
 
-.PHONY: fit test lint format pytest sanitize benchmark clean
+.PHONY: fit test lint format pytest sanitize benchmark registers clean
 
 fit: $(VENV)/fit
 	$(BIN)/python -m embedtrain.fit $(CORPUS) --out $(OUT) $(ARGS)
@@ -34,13 +36,13 @@ $(VENV)/test: $(CORE)
 lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $$(find csrc -type f)
+	$(BIN)/clang-format --dry-run -Werror $(SOURCES)
 	$(BIN)/mypy
 
 format: $(VENV)/test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(find csrc -type f)
+	$(BIN)/clang-format -i $(SOURCES)
 
 pytest: $(VENV)/test
 	$(BIN)/python -m pytest
@@ -50,12 +52,16 @@ SANITIZED = build/sanitized
 sanitize: $(VENV)/test
 	PATH=$(abspath $(BIN)):$$PATH EMBEDTRAIN_CUDA=off EMBEDTRAIN_SANITIZE=address,undefined \
 	  $(BIN)/python setup.py --quiet build --build-lib $(SANITIZED)
-	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
+	EMBEDTRAIN_SANITIZE=address,undefined LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) $(BIN)/pytest -m native
 
 benchmark: $(VENV)/test
 	$(PIP) -e '.[benchmark]'
 	$(BIN)/python benchmarks/compare.py $(CORPUS) $(ARGS)
+
+# What the CUDA kernels take of a multiprocessor, by nvcc.
+registers: $(VENV)/fit
+	$(BIN)/python benchmarks/registers.py
 
 clean:
 	rm -rf build $(VENV) embedtrain/_native*.so *.egg-info

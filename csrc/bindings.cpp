@@ -19,6 +19,7 @@
 #include "sampling/tables.h"
 #ifdef EMBEDTRAIN_CUDA
 #include "cuda/device.h"
+#include "cuda/sgns.h"
 #endif
 
 namespace py = pybind11;
@@ -278,8 +279,64 @@ void bind_cpu(py::module_& m) {
     });
 }
 
+#ifdef EMBEDTRAIN_CUDA
+// All addresses are of the device's memory.
+CudaBlock cuda_block(const py::kwargs& k) {
+    CudaBlock block;
+    block.input = pointer<float>(k["input"].cast<uintptr_t>());
+    block.output = pointer<float>(k["output"].cast<uintptr_t>());
+    block.stride = k["stride"].cast<int64_t>();
+    block.dim = k["dim"].cast<int>();
+    block.ids = pointer<int32_t>(k["ids"].cast<uintptr_t>());
+    block.tokens = k["tokens"].cast<int64_t>();
+    block.offsets = pointer<int64_t>(k["offsets"].cast<uintptr_t>());
+    block.sentences = k["sentences"].cast<int64_t>();
+    block.begin = k["begin"].cast<int64_t>();
+    block.end = k["end"].cast<int64_t>();
+    block.first_position = k["first_position"].cast<int64_t>();
+    block.keep = pointer<uint32_t>(k["keep"].cast<uintptr_t>());
+    block.noise = pointer<NoiseColumn>(k["noise"].cast<uintptr_t>());
+    block.vocabulary = k["vocabulary"].cast<int64_t>();
+    block.seed = k["seed"].cast<uint64_t>();
+    block.epoch = k["epoch"].cast<uint32_t>();
+    block.window = k["window"].cast<int>();
+    block.negative = k["negative"].cast<int>();
+    block.shrink_window = k["shrink_window"].cast<bool>();
+    block.alpha = k["alpha"].cast<double>();
+    block.alpha_step = k["alpha_step"].cast<double>();
+    block.min_alpha = k["min_alpha"].cast<double>();
+    block.corpus_size = k["corpus_size"].cast<int64_t>();
+    block.input_damping = pointer<float>(k["input_damping"].cast<uintptr_t>());
+    block.output_damping = pointer<float>(k["output_damping"].cast<uintptr_t>());
+    block.stats = pointer<double>(k["stats"].cast<uintptr_t>());
+    return block;
+}
+#endif
+
 void bind_cuda(py::module_& m) {
 #ifdef EMBEDTRAIN_CUDA
+    m.def("cuda_workspace_bytes",
+          [](const py::kwargs& arguments) { return cuda_workspace_bytes(cuda_block(arguments)); });
+    // (threads, bytes of shared memory)
+    m.def("cuda_worker", [](int dim, int window, int negative) {
+        const CudaWorker worker = cuda_worker(dim, window, negative);
+        return py::make_tuple(worker.threads, worker.shared_bytes);
+    });
+    m.def("cuda_default_workers", &cuda_default_workers);  // (dim, window, negative, device)
+    m.def("cuda_train_block", [](int workers, uintptr_t workspace, int device, uintptr_t stream,
+                                 const py::kwargs& arguments) {
+        const CudaBlock block = cuda_block(arguments);
+        py::gil_scoped_release without_gil;
+        cuda_train_block(block, workers, pointer<void>(workspace), device, pointer<void>(stream));
+    });
+    m.def(
+        "cuda_initial_weights",
+        [](uintptr_t table, int64_t first_row, int64_t rows, int dim, int64_t stride, uint64_t seed, int device,
+           uintptr_t stream) {
+            cuda_initial_weights(pointer<float>(table), first_row, rows, dim, stride, seed, device,
+                                 pointer<void>(stream));
+        },
+        WithoutGil());
     m.attr("cuda_toolkit") = EMBEDTRAIN_CUDA;
     m.def("cuda_report", [] {
         const CudaReport report = cuda_report();

@@ -7,7 +7,7 @@ import platform
 import sys
 
 import embedtrain
-from embedtrain.device import cuda_problem, version
+from embedtrain.device import gpu_problem, version
 from embedtrain.errors import EmbedtrainError
 
 
@@ -49,7 +49,7 @@ def main() -> int:
             lines["cuda driver"] = version(report["driver"]) if report["driver"] else "none"
             for number, (name, major, minor, size) in enumerate(report["devices"]):
                 lines[f"cuda:{number}"] = f"{name}, sm_{major}{minor}, {size / 2**30:.0f} GiB"
-        lines["cuda"] = cuda_problem() or "ready"
+        lines["cuda"] = gpu_problem("cuda") or "ready"
     except (EmbedtrainError, RuntimeError) as error:
         lines["native core"] = str(error)
         code = 2

@@ -6,6 +6,11 @@ from typing import Any
 
 from embedtrain.errors import EmbedtrainError
 
+# What the CUDA kernels are compiled for: sm_80 (Ampere) and newer.
+OLDEST_GPU = (8, 0)
+# Noise words per centre that the CUDA kernels can draw.
+MAX_CUDA_NEGATIVE = 64
+
 
 def cuda_problem() -> str | None:
     """Say which of toolkit, driver and device is missing for CUDA, and what to do; None if all are there."""
@@ -35,11 +40,55 @@ def version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def resolve(device: str) -> str:
-    """Turn the option (auto, cpu, cuda, cuda:N) into the device to train on.
+def gpu_problem(device: str, negative: int = 1) -> str | None:
+    """Say why a GPU (cuda or cuda:N) cannot train with K noise words, and what to do; None if it can."""
+    from embedtrain.native import core
+
+    problem = cuda_problem()
+    if problem is not None:
+        return problem
+    devices = core.cuda_report()["devices"]
+    number = _number(device)
+    if number >= len(devices):
+        there = "only cuda:0" if len(devices) == 1 else f"cuda:0 to cuda:{len(devices) - 1}"
+        return f"there is no such GPU: this process sees {there}; check nvidia-smi and CUDA_VISIBLE_DEVICES"
+    name, major, minor, _ = devices[number]
+    if (major, minor) < OLDEST_GPU:
+        return f"{name} is too old: embedtrain needs compute capability 8.0 (Ampere), it has {major}.{minor}"
+    if negative > MAX_CUDA_NEGATIVE:
+        return f"on a GPU, negative must be at most {MAX_CUDA_NEGATIVE}, not {negative}; lower it"
+    import torch  # not before here: it takes a second
+
+    if not torch.cuda.is_available():
+        return (
+            f"the installed torch {torch.__version__} cannot use the GPU; install a build of it with CUDA "
+            "(https://pytorch.org/get-started)"
+        )
+    return None
+
+
+def _number(device: str) -> int:
+    return int(device.partition(":")[2] or 0)
+
+
+def describe(device: str) -> str:
+    """Name the hardware behind a resolved device: the instruction set of the CPU's kernel, or the GPU."""
+    from embedtrain.native import core
+
+    if device == "cpu":
+        return str(core.kernel_name())
+    return f"{device}, {core.cuda_report()['devices'][_number(device)][0]}"
+
+
+def resolve(device: str, negative: int = 1) -> str:
+    """Turn the option (auto, cpu, cuda, cuda:N) into the device to train on: cpu or cuda:N.
+
+    ``auto`` is the first GPU if there is one that can train with these K noise words, else the CPU.
 
     :raises EmbedtrainError: if CUDA is asked for and cannot be had, or EMBEDTRAIN_ISA names a kernel that cannot.
     """
+    if device == "auto":
+        device = "cpu" if gpu_problem("cuda", negative) else "cuda"
     if not device.startswith("cuda"):
         from embedtrain.native import core
 
@@ -48,5 +97,7 @@ def resolve(device: str) -> str:
         except RuntimeError as error:
             raise EmbedtrainError(str(error)) from error
         return "cpu"
-    problem = cuda_problem() or "this version of embedtrain finds GPUs but does not train on them yet"
-    raise EmbedtrainError(f"device {device}: {problem}; or train with --device cpu")
+    problem = gpu_problem(device, negative)
+    if problem is not None:
+        raise EmbedtrainError(f"device {device}: {problem}; or train with --device cpu")
+    return f"cuda:{_number(device)}"

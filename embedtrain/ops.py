@@ -54,7 +54,7 @@ def row_bytes(dim: int) -> int:
     return 4 * _stride(dim)
 
 
-def new_table(rows: int, dim: int) -> Tensor:
+def new_table(rows: int, dim: int, device: torch.device | str = "cpu") -> Tensor:
     """Return zeros, float32 (rows, dim), in the layout the kernels work on.
 
     Each row starts on a cache line (64 bytes) and the memory is backed by huge pages where the system gives them. Other
@@ -62,8 +62,9 @@ def new_table(rows: int, dim: int) -> Tensor:
     """
     stride = _stride(dim)
     # The line in front of the rows tells tables made here from all others (see _is_padded).
-    storage = torch.empty(_LINE + rows * stride, dtype=torch.float32)
-    core.advise_huge_pages(storage.data_ptr(), storage.nbytes)
+    storage = torch.empty(_LINE + rows * stride, dtype=torch.float32, device=device)
+    if storage.device.type == "cpu":
+        core.advise_huge_pages(storage.data_ptr(), storage.nbytes)
     return storage.zero_()[_LINE:].view(rows, stride)[:, :dim]
 
 
@@ -311,7 +312,8 @@ def train_block(
     :param first_position: the position of ids[0] in the corpus. Draws and rate depend on positions alone.
     :param corpus_size: positions in an epoch; the rate falls linearly from alpha to min_alpha over
         epochs * corpus_size.
-    :param workers: threads; one is bit-for-bit repeatable, several update without locks.
+    :param workers: threads; one is bit-for-bit repeatable, several update without locks. For tensors on a GPU see
+        :func:`embedtrain.cuda.train_block`.
     :raises ValueError: shapes, offsets or ids that do not fit each other.
     """
     _require_table(input, "input")
@@ -326,6 +328,24 @@ def train_block(
     for given, used in zip((input, output), tables, strict=True):
         if used is not given:
             given.copy_(used)
+
+
+def _on_cuda(name: str) -> None:
+    """Register an operator for CUDA tensors as well; embedtrain.cuda is imported when it is first called."""
+
+    def call(*arguments: Any, **options: Any) -> None:
+        from embedtrain import cuda
+        from embedtrain.device import cuda_problem
+
+        if core.cuda_toolkit is None:
+            raise RuntimeError(cuda_problem())
+        getattr(cuda, name)(*arguments, **options)
+
+    _library.impl(name, call, "CUDA")
+
+
+_on_cuda("initial_weights")
+_on_cuda("train_block")
 
 
 @_fake("train_block")

@@ -54,7 +54,7 @@ class Options:
     seed: int = 1
     """Key of every random draw, 0 to 2^63 - 1. One worker and the same seed give the same bytes."""
     workers: int = dataclasses.field(default_factory=_default_workers)
-    """Threads that read and train. The default is the number of cores, at most 16."""
+    """Threads that read and train (on a GPU: that read). The default is the number of cores, at most 16."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda or cuda:N."""
     lowercase: bool = False

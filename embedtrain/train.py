@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 import embedtrain
-from embedtrain import ops
+from embedtrain import cuda, ops
 from embedtrain.corpus import Corpus
+from embedtrain.device import describe
 from embedtrain.embeddings import Embeddings
 from embedtrain.errors import EmbedtrainError
-from embedtrain.native import core
 from embedtrain.options import Options
 from embedtrain.progress import Progress
 from embedtrain.vocabulary import PAD, UNK
@@ -32,18 +32,26 @@ _RARE_WORDS = 100
 Report = dict[str, Any]
 
 
-def train(corpus: Corpus, options: Options, progress: Progress, log: Callable[[Report], None]) -> Embeddings:
+def train(
+    corpus: Corpus, options: Options, progress: Progress, log: Callable[[Report], None], device: str = "cpu"
+) -> Embeddings:
     """Train embeddings on an encoded corpus.
 
     :param log: called with each report, a line of metrics.jsonl.
+    :param device: as :func:`embedtrain.device.resolve` gives it.
     :raises EmbedtrainError: if the tables do not fit into memory, or training diverges.
     """
     size, epochs = len(corpus.ids), options.epochs
-    input, output = _tables(len(corpus.vocabulary), options)
+    if device == "cpu":
+        input, output = _tables(len(corpus.vocabulary), options)
+        steps = _run(corpus, options, input, output)
+    else:
+        input, output = cuda.tables(len(corpus.vocabulary), options, device)
+        steps = cuda.run(corpus, options, input, output)
     reports: list[Report] = []
     start = time.perf_counter()
     with progress.training(size * epochs, epochs) as update:
-        for report, finished in _run(corpus, options, input, output):
+        for report, finished in steps:
             update(
                 report["position"],
                 loss=report["loss"],
@@ -54,7 +62,8 @@ def train(corpus: Corpus, options: Options, progress: Progress, log: Callable[[R
                 reports.append(report)
                 log(report)
     seconds = time.perf_counter() - start
-    del output  # makes room for the result
+    del output, steps  # makes room for the result
+    input = input.cpu()
     if all(math.isnan(report["loss"]) for report in reports):
         progress.note(
             f"no two words of a sentence were left by --sample {options.sample:g}: nothing was trained; pass 0"
@@ -66,7 +75,7 @@ def train(corpus: Corpus, options: Options, progress: Progress, log: Callable[[R
             "final_loss": reports[-1]["loss"],
             "words_per_second": round(size * epochs / seconds),
             "training_seconds": round(seconds, 3),
-            "kernel": core.kernel_name(),
+            "kernel": describe(device),
             "machine": platform.machine(),
         },
         "versions": {

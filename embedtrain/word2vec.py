@@ -51,7 +51,7 @@ class Word2Vec(Options):
             words_per_second.
         :raises EmbedtrainError: what is wrong with the corpus or the machine, and what to do.
         """
-        device.resolve(self.device)
+        chosen = device.resolve(self.device, self.negative)
         progress = progress or Progress(quiet=True)
         if isinstance(corpus, (str, os.PathLike)) or _is_files(corpus):
             with progress.counting() as update, _import_ahead() as import_ahead:
@@ -74,7 +74,9 @@ class Word2Vec(Options):
 
         from embedtrain.train import train  # not at the top: torch takes a second to import
 
-        return train(encoded, self, progress, on_report)
+        if chosen != "cpu":
+            progress.note(f"training on {device.describe(chosen)}")
+        return train(encoded, self, progress, on_report, chosen)
 
 
 @contextmanager

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 
 # The first example of a test may load the core or start threads, and machines differ: a time limit says nothing here.
 # The examples are the same in every run, so that a failure is the change's.
 settings.register_profile("embedtrain", deadline=None, derandomize=True)
 settings.load_profile("embedtrain")
+
+
+@pytest.fixture(autouse=True)
+def auto_is_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU, too, tests that do not ask for one train on the CPU."""
+    if request.module.__name__ not in ("test_cuda", "test_device", "test_gpu"):
+        from embedtrain import device
+
+        monkeypatch.setattr(device, "gpu_problem", lambda *_: "tests train on the CPU")

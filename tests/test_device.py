@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 
 import embedtrain
 from embedtrain import __main__ as diagnosis
@@ -59,8 +60,9 @@ def test_cuda_says_which_part_is_missing(
     assert words in capsys.readouterr().out
 
 
-def test_cuda_is_ready(cuda: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cuda_is_ready(cuda: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     cuda("13.0.88", READY)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device.cuda_problem() is None
     assert diagnosis.main() == 0
     lines = capsys.readouterr().out.splitlines()

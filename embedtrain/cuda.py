@@ -1,0 +1,497 @@
+"""Training on a GPU: the operators for CUDA tensors, and the loop that keeps the card busy.
+
+The tables stay on the card. The encoded corpus goes there once if it fits, else block by block through pinned buffers
+while the block before is trained. Python only enqueues work: it is some blocks ahead, and reads the loss of a block
+when that block is done, without making the card wait.
+
+The kernels draw the same samples as those of the CPU. Thousands of windows are trained at once, each from rows that
+miss what the others are learning; :func:`damping` says why that does no harm.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embedtrain import ops
+from embedtrain.corpus import Corpus
+from embedtrain.errors import EmbedtrainError
+from embedtrain.native import core
+from embedtrain.options import Options
+
+# How far the gradients that windows in flight add to a row may reach together: rate × windows that touch the row. At
+# 1 training diverges.
+REACH = 0.4
+# Tokens per call of the kernels: long enough that its end, when workers run out of centres one by one, does not count.
+_BLOCK_TOKENS = 1 << 22
+# Blocks that are enqueued before the loss of the first of them is read.
+_AHEAD = 3
+# The loss curve has at least this many points.
+_REPORTS = 100
+
+Report = dict[str, Any]
+
+
+class Kernels(Protocol):
+    """The functions of the native core for CUDA; the tests have others, which run the same kernels on the CPU."""
+
+    def cuda_workspace_bytes(self, **block: Any) -> int:
+        """Memory of the device that training the block needs."""
+
+    def cuda_default_workers(self, dim: int, window: int, negative: int, device: int) -> int:
+        """Windows that the device trains at once."""
+
+    def cuda_train_block(self, workers: int, workspace: int, device: int, stream: int, **block: Any) -> None:
+        """Enqueue the training of a block."""
+
+    def cuda_initial_weights(
+        self, table: int, first_row: int, rows: int, dim: int, stride: int, seed: int, device: int, stream: int
+    ) -> None:
+        """Enqueue the filling of a table."""
+
+
+# ---- the operators
+
+
+def _address(tensor: Tensor, name: str, dtype: torch.dtype, device: torch.device, *shape: int | None) -> int:
+    if tensor.dtype != dtype:
+        raise TypeError(f"{name} must be {dtype}, not {tensor.dtype}")
+    if tensor.device != device:
+        raise TypeError(f"{name} must be on {device}, as input is, not on {tensor.device}")
+    if tensor.dim() != len(shape) or any(
+        want is not None and want != got for want, got in zip(shape, tensor.shape, strict=True)
+    ):
+        wanted = ", ".join("any" if want is None else str(want) for want in shape)
+        raise ValueError(f"{name} must have shape ({wanted}), not {tuple(tensor.shape)}")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} must be contiguous")
+    return int(tensor.data_ptr())
+
+
+def _index(device: torch.device) -> int:
+    return device.index or 0
+
+
+def _stream(device: torch.device) -> int:
+    """Return the caller's current stream, as a number."""
+    return int(torch.cuda.current_stream(device).cuda_stream) if device.type == "cuda" else 0
+
+
+def _is_aligned(table: Tensor) -> bool:
+    """Whether the kernels can work on a table as it is: rows on 16 bytes, a dim that is a multiple of 4 or padded."""
+    if table.stride(1) != 1 or table.stride(0) % 4 != 0 or table.data_ptr() % 16 != 0:
+        return False
+    return table.shape[1] % 4 == 0 or ops._is_padded(table)
+
+
+def _aligned(tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    if all(map(_is_aligned, tables)) and tables[0].stride(0) == tables[1].stride(0):
+        return tables
+    copies = [ops.new_table(len(table), table.shape[1], device=table.device).copy_(table) for table in tables]
+    return copies[0], copies[1]
+
+
+def train_block(
+    input: Tensor,
+    output: Tensor,
+    stats: Tensor,
+    ids: Tensor,
+    offsets: Tensor,
+    keep: Tensor,
+    noise: Tensor,
+    begin: int,
+    end: int,
+    first_position: int,
+    corpus_size: int,
+    epoch: int,
+    epochs: int,
+    seed: int,
+    window: int,
+    negative: int,
+    shrink_window: bool,
+    alpha: float,
+    min_alpha: float,
+    workers: int,
+    *,
+    factors: tuple[Tensor, Tensor] | None = None,
+    kernels: Kernels = core,
+) -> None:
+    """Train on the centres ``ids[begin:end]``, as :func:`embedtrain.ops.train_block` does, on the current stream.
+
+    All tensors are on one device. The call returns before the work is done, so bad contents cannot be raised: where a
+    word is not in the vocabulary, or the offsets do not fit, the loss in ``stats`` becomes NaN and nothing is trained.
+
+    :param workers: windows that are trained at once; 0: as many as suit the GPU. One takes them in order, and is
+        repeatable bit for bit (and slow).
+    :param factors: from :func:`damping`, which is also the default, with the counts in the block, if there are several
+        workers.
+    :raises ValueError: shapes that do not fit each other, K above 64 or D above 1024.
+    """
+    device = input.device
+    for name, table in (("input", input), ("output", output)):
+        if table.dtype != torch.float32 or table.device != device or table.dim() != 2:
+            raise TypeError(
+                f"{name} must be a float32 matrix on {device}, not {table.dtype} {tuple(table.shape)} on {table.device}"
+            )
+    if input.shape != output.shape:
+        raise ValueError(f"input {tuple(input.shape)} and output {tuple(output.shape)} must have the same shape")
+    vocabulary, dim = input.shape
+    ops._require_at_least(1, vocabulary=vocabulary, dim=dim, window=window, negative=negative, corpus_size=corpus_size)
+    ops._require_at_least(
+        0, begin=begin, first_position=first_position, epoch=epoch, seed=seed, sentences=offsets.numel() - 1,
+        workers=workers,
+    )  # fmt: skip
+    ops._require_at_least(epoch + 1, epochs=epochs)
+    if end > ids.numel():
+        raise ValueError(f"end must be at most the number of ids, {ids.numel()}, not {end}")
+    block: dict[str, Any] = {
+        "dim": dim,
+        "ids": _address(ids, "ids", torch.int32, device, None),
+        "tokens": ids.numel(),
+        "offsets": _address(offsets, "offsets", torch.int64, device, None),
+        "sentences": offsets.numel() - 1,
+        "begin": begin,
+        "end": end,
+        "first_position": first_position,
+        "keep": _address(keep, "keep", torch.int32, device, vocabulary),
+        "noise": _address(noise, "noise", torch.int32, device, vocabulary, 2),
+        "vocabulary": vocabulary,
+        "seed": seed,
+        "epoch": epoch,
+        "window": window,
+        "negative": negative,
+        "shrink_window": shrink_window,
+        "alpha": alpha,
+        "alpha_step": (alpha - min_alpha) / (epochs * corpus_size),
+        "min_alpha": min_alpha,
+        "corpus_size": corpus_size,
+        "stats": _address(stats, "stats", torch.float64, device, 3),
+        "input": 0,
+        "output": 0,
+        "stride": 0,
+        "input_damping": 0,
+        "output_damping": 0,
+    }
+    if begin >= end:
+        return
+    if offsets.numel() < 2:
+        raise ValueError("offsets must rise from 0 to the number of ids, without empty sentences")
+    if workers == 0:
+        workers = kernels.cuda_default_workers(dim, window, negative, _index(device))
+    if factors is None and workers > 1:
+        words = ids[begin:end].clamp(0, vocabulary - 1).long()
+        counts = torch.zeros(vocabulary, dtype=torch.float64, device=device)
+        counts.index_add_(0, words, torch.ones_like(words, dtype=torch.float64))
+        factors = damping(counts, keep, noise, workers, window, negative, shrink_window, alpha)
+    if factors is not None:
+        for name, factor in zip(("input_damping", "output_damping"), factors, strict=True):
+            block[name] = _address(factor, name, torch.float32, device, vocabulary)
+    tables = _aligned((input, output))
+    block |= {"input": tables[0].data_ptr(), "output": tables[1].data_ptr(), "stride": tables[0].stride(0)}
+    # Freed while the work may still be running: torch gives the memory to later work of the same stream alone.
+    workspace = torch.empty(kernels.cuda_workspace_bytes(**block), dtype=torch.uint8, device=device)
+    kernels.cuda_train_block(workers, workspace.data_ptr(), _index(device), _stream(device), **block)
+    for given, used in zip((input, output), tables, strict=True):
+        if used is not given:
+            given.copy_(used)
+
+
+def initial_weights(table: Tensor, first_row: int, seed: int, *, kernels: Kernels = core) -> None:
+    """Fill rows of an input table, as :func:`embedtrain.ops.initial_weights` does, to the bit."""
+    if table.dtype != torch.float32 or table.dim() != 2 or table.stride(1) != 1:
+        raise TypeError("table must be a float32 matrix whose rows are contiguous")
+    ops._require_at_least(0, first_row=first_row, seed=seed)
+    kernels.cuda_initial_weights(
+        table.data_ptr(), first_row, table.shape[0], table.shape[1], table.stride(0), seed, _index(table.device),
+        _stream(table.device),
+    )  # fmt: skip
+
+
+def damping(
+    counts: Tensor,
+    keep: Tensor,
+    noise: Tensor,
+    workers: int,
+    window: int,
+    negative: int,
+    shrink_window: bool,
+    alpha: float,
+) -> tuple[Tensor, Tensor]:
+    """Return what the updates of each row are multiplied by, for the input and the output table, float32 (V,).
+
+    Windows that are trained at once miss each other's updates, and the rows of frequent words get the sum of many
+    gradients of the same old values. Once rate × windows that touch a row is about 1, training diverges. So the rate of
+    a row is lowered, from the start and for good, to ``min(1, REACH / (alpha * touches))``, where touches is how many
+    of the workers' windows have the row, on average: for an output row ``workers * (p_kept + K * p_noise)``, for an
+    input row ``workers * contexts * p_kept``, with p the word's share of the kept tokens and of the noise.
+
+    Measured on the CPU, with rounds of windows all computed from the same tables (the worst case), alpha 0.025: with
+    8,192 windows to a round and ``REACH`` 0.4 the result equals that of one at a time; without, it is NaN.
+
+    :param counts: (V,) how often each word occurs. :param keep: from :func:`embedtrain.ops.keep_thresholds`.
+    :param noise: from :func:`embedtrain.ops.alias_table`.
+    """
+    kept = counts.double() * ((keep.long() & 0xFFFFFFFF).double() + 1)
+    kept /= kept.sum().clamp(min=1)
+    own = ((noise[:, 0].long() & 0xFFFFFFFF).double() + 1) / 2**32
+    drawn = own.clone()
+    drawn.index_add_(0, noise[:, 1].long().clamp(0, len(noise) - 1), 1 - own)
+    drawn /= len(noise)
+    contexts = window + 1 if shrink_window else 2 * window
+    touches = workers * contexts * kept, workers * (kept + negative * drawn)
+    limit = REACH / alpha if alpha > 0 else math.inf
+    input, output = ((limit / each.clamp(min=1e-30)).clamp(max=1).float() for each in touches)
+    return input, output
+
+
+# ---- the training loop
+
+
+class Card:
+    """What the loop asks of a GPU. The tests put one in its place that computes on the CPU."""
+
+    kernels: Kernels = core
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def free_bytes(self) -> int:
+        """Memory that is left."""
+        return int(torch.cuda.mem_get_info(self.device)[0])
+
+    def host_buffer(self, size: int, dtype: torch.dtype) -> Tensor:
+        """Host memory that the card reads and writes by itself."""
+        return torch.empty(size, dtype=dtype, pin_memory=True)
+
+    def buffer(self, size: int, dtype: torch.dtype) -> Tensor:
+        """Memory of the card to upload to."""
+        # It may have been freed by work that is still running: no upload before that is done.
+        self._copies.wait_stream(torch.cuda.current_stream(self.device))
+        return torch.empty(size, dtype=dtype, device=self.device)
+
+    def event(self) -> Callable[[], None]:
+        """Mark what is enqueued by now; the function that is returned waits until it is done."""
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self.device))
+        return event.synchronize
+
+    def upload(self, host: Tensor, card: Tensor) -> None:
+        """Copy to the card beside the work that is enqueued; later work waits for the copy."""
+        with torch.cuda.stream(self._copies):
+            card.copy_(host, non_blocking=True)
+        torch.cuda.current_stream(self.device).wait_stream(self._copies)
+
+
+@contextmanager
+def _explained(device: torch.device, what: str) -> Iterator[None]:
+    """Turn what CUDA reports into a sentence for the user."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise EmbedtrainError(
+            f"no memory on {device} for {what}; lower --dim or --max-vocab, raise --min-count, free memory on the GPU "
+            "(nvidia-smi shows who uses it), or train with --device cpu"
+        ) from error
+    except RuntimeError as error:
+        if "CUDA" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise EmbedtrainError(
+            f"{device} failed during {what}: {reason}; nothing was written. See nvidia-smi and dmesg, then run again, "
+            "or train with --device cpu"
+        ) from error
+
+
+def tables(rows: int, options: Options, device: str, *, kernels: Kernels = core) -> tuple[Tensor, Tensor]:
+    """Make the two tables on the card, with their initial weights.
+
+    :raises EmbedtrainError: if they do not fit.
+    """
+    on = torch.device(device)
+    size = 2 * rows * options.dim * 4 / 1e9
+    with _explained(on, f"two tables of {rows:,} x {options.dim} ({size:.1f} GB)"):
+        input = ops.new_table(rows, options.dim, device=on)
+        output = ops.new_table(rows, options.dim, device=on)
+        initial_weights(input, 0, options.seed, kernels=kernels)
+    return input, output
+
+
+def run(
+    corpus: Corpus, options: Options, input: Tensor, output: Tensor, *, card: Card | None = None
+) -> Iterator[tuple[Report, bool]]:
+    """Train; yield after each block the figures of the interval so far, and whether they are a finished report.
+
+    The tables hold the result when this has ended.
+
+    :raises EmbedtrainError: if training diverges, memory runs out, or the device fails.
+    """
+    with _explained(input.device, "training"):
+        card = card or Card(input.device)
+        yield from _run(corpus, options, input, output, card)
+        card.event()()
+
+
+def _run(corpus: Corpus, options: Options, input: Tensor, output: Tensor, card: Card) -> Iterator[tuple[Report, bool]]:
+    device = input.device
+    size, epochs = len(corpus.ids), options.epochs
+    total = size * epochs
+    counts = torch.from_numpy(corpus.vocabulary.counts)
+    host_keep = ops.keep_thresholds(counts, options.sample)
+    noise, keep = ops.alias_table(counts, options.ns_exponent).to(device), host_keep.to(device)
+    workers = card.kernels.cuda_default_workers(options.dim, options.window, options.negative, _index(device))
+    factors = damping(
+        counts.to(device), keep, noise, workers, options.window, options.negative, options.shrink_window, options.alpha
+    )
+    feed = _feed(corpus, options, card, host_keep)
+    stats = torch.zeros(3, dtype=torch.float64, device=device)
+    started: deque[tuple[int, int, Tensor, Callable[[], None]]] = deque()
+    slots = [card.host_buffer(3, torch.float64) for _ in range(_AHEAD + 1)]
+    reports = _Reports(options, size)
+    blocks = -(-size // _BLOCK_TOKENS)
+    for epoch in range(epochs):
+        for block in range(blocks):
+            # Of equal size, because a short one at the end would give a last loss of few pairs.
+            begin, end = size * block // blocks, size * (block + 1) // blocks
+            ids, offsets, first = feed.take(epoch, begin, end)
+            train_block(
+                input, output, stats, ids, offsets, keep, noise, begin - first, end - first, first, size, epoch, epochs,
+                options.seed, options.window, options.negative, options.shrink_window, options.alpha,
+                options.min_alpha, workers, factors=factors, kernels=card.kernels,
+            )  # fmt: skip
+            feed.release()
+            slot = slots[(epoch * blocks + block) % len(slots)]
+            slot.copy_(stats, non_blocking=True)
+            started.append((epoch * size + end, epoch + 1, slot, card.event()))
+            while len(started) > _AHEAD or (started and epoch * size + end == total):
+                position, number, done, wait = started.popleft()
+                wait()
+                yield reports.next(position, number, done.tolist())
+
+
+class _Reports:
+    """Turns the running sums of training into the figures of intervals."""
+
+    def __init__(self, options: Options, size: int) -> None:
+        self._options, self._size, self._total = options, size, size * options.epochs
+        self._next = self._interval = -(-self._total // _REPORTS)
+        self._since, self._at, self._start = 0, time.perf_counter(), [0.0, 0.0, 0.0]
+
+    def next(self, position: int, epoch: int, sums: list[float]) -> tuple[Report, bool]:
+        options = self._options
+        loss, pairs = sums[0] - self._start[0], sums[1] - self._start[1]
+        if not math.isfinite(loss):
+            raise EmbedtrainError(
+                f"training diverged: the loss is {loss} at position {position:,} (epoch {epoch}); lower --alpha "
+                f"({options.alpha:g})"
+            )
+        report = {
+            "position": position,
+            "epoch": epoch,
+            "loss": loss / pairs if pairs else math.nan,  # null in metrics.jsonl
+            "rate": max(
+                options.min_alpha, options.alpha - (options.alpha - options.min_alpha) * position / self._total
+            ),
+            "words_per_second": round((position - self._since) / max(time.perf_counter() - self._at, 1e-9)),
+        }
+        finished = position >= self._next or position % self._size == 0
+        if finished:
+            self._next = position + self._interval
+            self._since, self._at, self._start = position, time.perf_counter(), sums
+        return report, finished
+
+
+class _Resident:
+    """The whole corpus on the card."""
+
+    def __init__(self, corpus: Corpus, card: Card) -> None:
+        self._ids = torch.from_numpy(corpus.ids).to(card.device)
+        self._offsets = torch.from_numpy(corpus.offsets).to(card.device)
+
+    def take(self, epoch: int, begin: int, end: int) -> tuple[Tensor, Tensor, int]:
+        """Return ids and offsets of a stretch that holds the block and its margins, and its first position."""
+        return self._ids, self._offsets, 0
+
+    def release(self) -> None:
+        """Say that all work on what was taken last is enqueued."""
+
+
+class _Slot:
+    """A place for one block: on the host, and on the card."""
+
+    def __init__(self) -> None:
+        self.host: dict[str, Tensor] = {}
+        self.card: dict[str, Tensor] = {}
+        self.wait: Callable[[], None] = lambda: None  # until the card is done with both
+
+
+class _Streamed:
+    """A corpus that does not fit: two slots take turns, one is filled while the card works on the other."""
+
+    def __init__(self, corpus: Corpus, options: Options, card: Card, keep: Tensor) -> None:
+        self._corpus, self._options, self._card, self._keep = corpus, options, card, keep
+        self._slots = deque([_Slot(), _Slot()])
+
+    def take(self, epoch: int, begin: int, end: int) -> tuple[Tensor, Tensor, int]:
+        """As that of the resident corpus; the copy runs beside the work on the block before."""
+        self._slots.rotate()
+        slot = self._slots[0]
+        first, last, offsets = self._stretch(epoch, begin, end)
+        slot.wait()
+        result = []
+        for name, values in (("ids", self._corpus.ids[first:last]), ("offsets", offsets)):
+            result.append(self._upload(slot, name, torch.from_numpy(np.ascontiguousarray(values))))
+        return result[0], result[1], first
+
+    def release(self) -> None:
+        """As that of the resident corpus."""
+        self._slots[0].wait = self._card.event()
+
+    def _upload(self, slot: _Slot, name: str, values: Tensor) -> Tensor:
+        size = values.numel()
+        if name not in slot.host or slot.host[name].numel() < size:
+            room = size + size // 8
+            slot.host[name] = self._card.host_buffer(room, values.dtype)
+            slot.card[name] = self._card.buffer(room, values.dtype)
+        slot.host[name][:size].copy_(values)
+        self._card.upload(slot.host[name][:size], slot.card[name][:size])
+        return slot.card[name][:size]
+
+    def _stretch(self, epoch: int, begin: int, end: int) -> tuple[int, int, np.ndarray[Any, Any]]:
+        """Return where the block with its margins begins and ends, and the offsets of the sentences in it.
+
+        On each side it reaches to the end of the sentence, or as far as W tokens are kept: no window sees further.
+        """
+        offsets = self._corpus.offsets
+        sentence = int(np.searchsorted(offsets, begin, side="right")) - 1
+        last_sentence = int(np.searchsorted(offsets, end, side="left"))
+        first = self._reach(epoch, begin, int(offsets[sentence]), -1)
+        last = self._reach(epoch, end, int(offsets[last_sentence]), 1)
+        inner = offsets[sentence + 1 : last_sentence]
+        return first, last, np.concatenate([[first], inner, [last]]).astype(np.int64) - first
+
+    def _reach(self, epoch: int, start: int, limit: int, direction: int) -> int:
+        options = self._options
+        position, kept = start, 0
+        while position != limit and kept < options.window:
+            step = min(abs(limit - position), max(256, 2 * (options.window - kept)))
+            low = position if direction > 0 else position - step
+            ids = torch.from_numpy(np.ascontiguousarray(self._corpus.ids[low : low + step]))
+            kept += int(ops.draw_tokens(ids, self._keep, low, options.window, epoch, options.seed)[0].sum())
+            position += direction * step
+        return position
+
+
+def _feed(corpus: Corpus, options: Options, card: Card, keep: Tensor) -> _Resident | _Streamed:
+    needed = corpus.ids.nbytes + corpus.offsets.nbytes + 32 * _BLOCK_TOKENS
+    if needed < 0.9 * card.free_bytes():
+        return _Resident(corpus, card)
+    return _Streamed(corpus, options, card, keep)
