@@ -1,4 +1,4 @@
-"""The result of training: a table of embeddings and the words its rows belong to."""
+"""The result of training or reading: a table of embeddings and the words its rows belong to."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from embedtrain.errors import EmbedtrainError
 
 # Comparing spellings takes some µs a word; the words are in order of frequency.
 _MAX_COMPARED_SPELLINGS = 50_000
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class UnknownWordError(KeyError):
@@ -36,12 +37,13 @@ class UnknownWordError(KeyError):
 
 
 class Embeddings:
-    """Word embeddings: a float32 table (V, D) and the word of each row.
+    """Word embeddings: a table (V, D) and the word of each row.
 
     Behaves like a read-only mapping from word to vector: ``embeddings["word"]`` is a view of its row, a tensor (D,);
     ``"word" in embeddings``, ``len(embeddings)`` (V, special rows included) and iteration over the words work too.
 
-    :param weight: (V, D) float32; row i belongs to ``words[i]``. Kept on the CPU, and not copied if it is there.
+    :param weight: (V, D), float32 as a rule, float16 or bfloat16 if read so; row i belongs to ``words[i]``. Kept on the
+        CPU, and not copied if it is there.
     :param words: the V tokens, each once, special rows included.
     :param counts: (V,) how often each word was seen in the corpus, 0 for special rows; None if not known.
     :param pad_index: the row of the padding token, None if there is none.
@@ -50,6 +52,8 @@ class Embeddings:
         ``results`` and ``versions``, all of them optional.
     :param metrics: the reports of the training run, in order, for ``metrics.jsonl``.
     :param tokenizer_json: the Hugging Face tokenizer whose ids are the rows, if trained through one.
+    :param missing: bool (V,), the rows that the source of the vectors had nothing for (:func:`embedtrain.read` with a
+        vocabulary); None if there are none.
     :raises EmbedtrainError: if they do not fit together.
     """
 
@@ -64,6 +68,7 @@ class Embeddings:
         config: Mapping[str, Any] | None = None,
         metrics: Sequence[Mapping[str, Any]] = (),
         tokenizer_json: str | None = None,
+        missing: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         self.weight = weight.detach().cpu().contiguous()
         self.words = list(words)
@@ -73,14 +78,17 @@ class Embeddings:
         self.config = dict(config or {})
         self.metrics = list(metrics)
         self.tokenizer_json = tokenizer_json
+        self.missing = None if missing is None or not missing.any() else missing
         self._index = {word: row for row, word in enumerate(self.words)}
         self._check()
 
     def _check(self) -> None:
         size = len(self.words)
-        if self.weight.dtype != torch.float32 or self.weight.ndim != 2 or len(self.weight) != size:
+        if self.weight.dtype not in _DTYPES or self.weight.ndim != 2 or len(self.weight) != size:
             shape = f"{self.weight.dtype} {tuple(self.weight.shape)}"
             raise EmbedtrainError(f"weight must be float32 (V, D) with a row for each of {size:,} words, not {shape}")
+        if self.missing is not None and (self.missing.shape != (size,) or self.missing.dtype != np.bool_):
+            raise EmbedtrainError(f"missing must be bool ({size},), one per word, not {self.missing.shape}")
         if self.counts is not None and self.counts.shape != (size,):
             raise EmbedtrainError(f"counts must be ({size},), one per word, not {self.counts.shape}")
         if len(self._index) != size:
@@ -109,6 +117,14 @@ class Embeddings:
     def dim(self) -> int:
         """Numbers per embedding (D)."""
         return self.weight.shape[1]
+
+    @property
+    def report(self) -> str:
+        """What :func:`embedtrain.read` read and left out, and what of the vocabulary it covers; empty if trained."""
+        from embedtrain.reading import describe
+
+        source = self.config.get("source")
+        return "" if source is None else "\n".join(describe(source))
 
     def index(self, word: str) -> int:
         """Return the row of a word.
@@ -149,10 +165,11 @@ class Embeddings:
             positive = ()
         for words, sign in ((positive, 1.0), (negative, -1.0)):
             rows = [self.index(word) for word in ([words] if isinstance(words, str) else words)]
-            query += sign * nn.functional.normalize(self.weight[rows]).sum(dim=0)
+            query += sign * nn.functional.normalize(self.weight[rows].float()).sum(dim=0)
             left_out.update(rows)
-        scores = self.weight @ nn.functional.normalize(query, dim=0)  # (V,)
-        scores /= self.weight.norm(dim=1).clamp_min_(torch.finfo(torch.float32).tiny)
+        weight = self.weight.float()
+        scores = weight @ nn.functional.normalize(query, dim=0)  # (V,)
+        scores /= weight.norm(dim=1).clamp_min_(torch.finfo(torch.float32).tiny)
         scores[list(left_out)] = -torch.inf
         best = scores.topk(min(topn, len(self) - len(left_out)))
         return [

@@ -93,7 +93,7 @@ def write_export(name: Export, folder: Path, embeddings: Embeddings) -> None:
     :param name: one of :data:`EXPORTS`, checked before by :func:`check_export`.
     :raises OSError: as the file system gives it.
     """
-    weight: Matrix = embeddings.weight.numpy()
+    weight: Matrix = embeddings.weight.float().numpy()
     if name == "npy":
         write_npy(folder / "embedding.npy", weight)
     elif name == "safetensors":
@@ -149,7 +149,7 @@ def write_static_embedding(folder: Path, embeddings: Embeddings) -> None:
     """
     from safetensors.numpy import save
 
-    weight: Matrix = embeddings.weight.numpy()
+    weight: Matrix = embeddings.weight.float().numpy()
     if embeddings.unk_index is not None and weight[embeddings.unk_index].any():
         weight = weight.copy()
         weight[embeddings.unk_index] = 0
