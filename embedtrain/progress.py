@@ -62,9 +62,7 @@ class Progress:
             print(line, file=self._stream, flush=True)
 
     @contextmanager
-    def counting(
-        self, doing: str = "counting", did: str = "counted"
-    ) -> Iterator[Callable[[int, int | None], None]]:
+    def counting(self, doing: str = "counting", did: str = "counted") -> Iterator[Callable[[int, int | None], None]]:
         """Show the pass that reads the corpus, or other files.
 
         :param doing: what to call it

@@ -93,16 +93,16 @@ def read(
 ) -> Embeddings:
     """Read vectors in any known format; the format is recognised by the content.
 
-    word2vec text and binary, GloVe text, fastText ``.vec`` and ``.bin``, floret, finalfusion, ``.npy`` and ``.npz`` with
-    a vocabulary, safetensors, and the folders of model2vec, sentence-transformers' StaticEmbedding and embedtrain. Files
-    may be compressed (gz, bz2, xz, zst) or inside a ``.zip``. Nothing that is read is executed.
+    word2vec text and binary, GloVe text, fastText ``.vec`` and ``.bin``, floret, finalfusion, ``.npy`` and ``.npz``
+    with a vocabulary, safetensors, and the folders of model2vec, sentence-transformers' StaticEmbedding and embedtrain.
+    Files may be compressed (gz, bz2, xz, zst) or inside a ``.zip``. Nothing that is read is executed.
 
     >>> embeddings = embedtrain.read("glove.6B.zip", "vocab.txt", member="glove.6B.300d.txt")
     >>> print(embeddings.report)
 
     :param source: a file or folder; "-" is standard input.
-    :param vocabulary: the words to read vectors for, in the order of the result's rows: a ``vocab.txt``, ``vocab.tsv`` or
-        ``tokenizer.json``, a list of words, or words with their counts. Without one, all words of the source.
+    :param vocabulary: the words to read vectors for, in the order of the result's rows: a ``vocab.txt``, ``vocab.tsv``
+        or ``tokenizer.json``, a list of words, or words with their counts. Without one, all words of the source.
     :param progress: where to show progress; by default it is not shown.
     :param options: the fields of :class:`ReadOptions`.
     :return: the vectors, with a row 0 for padding and a row 1 for unknown words where there were none, unless
@@ -178,8 +178,8 @@ def _assemble(found: Found, options: ReadOptions) -> Embeddings:
             raise EmbedtrainError(f"{found.name}: no vectors in it")
         example = next((word for word, wanted in zip(words, ordinary, strict=True) if wanted), "")
         raise EmbedtrainError(
-            f"{found.name}: no word of the vocabulary is in it (looked for {example!r} and {max(ordinary.sum() - 1, 0):,} "
-            "more); is it for another language or another tokenizer?"
+            f"{found.name}: no word of the vocabulary is in it (looked for {example!r} and "
+            f"{max(ordinary.sum() - 1, 0):,} more); is it for another language or another tokenizer?"
         )
     if weight.dtype == torch.float16 and not torch.isfinite(weight.sum(dtype=torch.float32)):
         raise EmbedtrainError(f"{found.name}: a number is beyond float16 (65,504); choose bfloat16 or float32")
@@ -198,9 +198,7 @@ def _assemble(found: Found, options: ReadOptions) -> Embeddings:
     )
 
 
-def _fill_missing(
-    weight: torch.Tensor, missing: Any, covered: Any, found: Found, options: ReadOptions
-) -> str:
+def _fill_missing(weight: torch.Tensor, missing: Any, covered: Any, found: Found, options: ReadOptions) -> str:
     """Give the special and the missing rows their values, in place; return how, in words."""
     import torch
 

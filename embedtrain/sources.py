@@ -13,7 +13,7 @@ import sys
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -103,7 +103,7 @@ def zip_members(source: Source) -> list[Source] | None:
     return [Source(source.name, info.file_size, info.filename) for info in infos]
 
 
-def read(sources: Sequence[Source], on_bytes: OnBytes, chunk_bytes: int) -> Iterator[tuple[Source, memoryview]]:
+def read(sources: Sequence[Source], on_bytes: OnBytes, chunk_bytes: int) -> Generator[tuple[Source, memoryview]]:
     """Yield the text of the sources in chunks, and after each source an empty chunk. A chunk is valid until the next.
 
     A thread of its own reads and decompresses ahead.

@@ -12,8 +12,10 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import re
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -243,7 +245,7 @@ class _Job:
                     f"{reader.rows_read} of {dim}; strict reading refuses that"
                 )
         rows_read = reader.rows_read if rows_read is None else rows_read
-        code, dtype = _DTYPES[self.options.dtype]
+        dtype = _DTYPES[self.options.dtype][1]
         added, states, numbers = reader.finish_rows(dtype.itemsize)
         words = [*self.initial, *added.decode().split("\n")[:-1]]
         weight = torch.from_numpy(numbers.view(dtype).reshape(len(words), dim))
@@ -330,14 +332,10 @@ def _read_rows(
     else:
         reader.begin_text(int(layout.rows is not None))
     _stream(job, reader, layout, first, chunks)
-    if layout.binary:
-        format = "word2vec binary"
-    else:
-        format = "word2vec text" if layout.rows is not None else "GloVe text"
     return job.found(
         reader,
         layout.dim,
-        format,
+        "GloVe text" if layout.rows is None else "word2vec binary" if layout.binary else "word2vec text",
         place="byte" if layout.binary else "line",
         rows_in_header=layout.rows,
         dim_in_header=layout.dim_in_header,
@@ -365,7 +363,7 @@ def _recognise(head: bytes, complete: bool) -> _Layout | None:
     widths = [width for line in lines[:200] if (width := _width(line)) is not None]
     match = _HEADER.match(head)
     rest = widths[1:] if match is not None else widths
-    dim = max(set(rest), key=rest.count) if rest else 0  # the first line may be an exception
+    dim = Counter(rest).most_common(1)[0][0] if rest else 0  # the first line may be an exception
     if match is None:
         return _Layout(dim) if dim else None
     rows, dim_in_header = int(match[1]), int(match[2])
@@ -493,7 +491,7 @@ class _Ngrams:
             part = words[begin : begin + step]
             vectors, counts = self.compose(part, word_rows[begin : begin + step])
             have = np.flatnonzero(counts)
-            part = [part[row] for row in have]
+            part = [part[row] for row in have.tolist()]
             self.job.add(reader, part, vectors[have], begin + 1)
             composed += part
         return composed
@@ -634,10 +632,10 @@ def _read_finalfusion(job: _Job) -> Found:
                 words.append(read.bytes(read("<I")[0]).decode("utf-8", "surrogateescape"))
         elif chunk == _ARRAY:
             rows, columns, type_id = read("<QII")
-            array = _finalfusion_array(job, data, read.at, type_id, (rows, columns))
+            array = _finalfusion_array(job, data, read.at, end, type_id, (rows, columns))
         elif chunk == _NORMS:
             rows, type_id = read("<QI")
-            norms = _finalfusion_array(job, data, read.at, type_id, (rows,))
+            norms = _finalfusion_array(job, data, read.at, end, type_id, (rows,))
         elif chunk == _QUANTISED:
             raise job.error("a quantised finalfusion file; only whole numbers' arrays (NdArray) can be read")
         if read.at > end:
@@ -653,16 +651,20 @@ def _read_finalfusion(job: _Job) -> Found:
     return job.read_array(words, rows_of, array.shape[1], "finalfusion")
 
 
-def _finalfusion_array(job: _Job, data: Any, at: int, type_id: int, shape: tuple[int, ...]) -> Any:
+def _finalfusion_array(job: _Job, data: Any, at: int, end: int, type_id: int, shape: tuple[int, ...]) -> Any:
+    """Return the array that ends a chunk.
+
+    Zeros before it bring it to a multiple of 4 bytes; where it is at one already, the libraries write 4 more all the
+    same. So its place is reckoned from the end.
+    """
     if type_id != 10:
         raise job.error(f"finalfusion numbers of type {type_id}; only float32 (10) can be read")
-    at += -at % 4
-    count = 1
-    for size in shape:
-        count *= size
-    if at + 4 * count > len(data):
-        raise job.error(f"cut off at byte {len(data):,}: its array would end at byte {at + 4 * count:,}")
-    return data[at : at + 4 * count].view("<f4").reshape(shape)
+    if end > len(data):
+        raise job.error(f"cut off at byte {len(data):,}: its array would end at byte {end:,}")
+    start = end - 4 * math.prod(shape)
+    if not at <= start <= at + 4:
+        raise job.error(f"damaged: {shape} numbers do not fit the chunk that ends at byte {end:,}")
+    return np.frombuffer(data[start:end], "<f4").reshape(shape)
 
 
 # ---- numpy
@@ -705,9 +707,7 @@ def _read_matrix(job: _Job, array: Any, words: Sequence[str], format: str) -> Fo
         raise job.error(f"an array {array.shape} of {array.dtype}; vectors are (V, D) of floats")
     if len(array) != len(words):
         raise job.error(f"{len(array):,} rows, but there are {len(words):,} words for them")
-    return job.read_array(
-        words, lambda begin, end: np.asarray(array[begin:end], np.float32), array.shape[1], format
-    )
+    return job.read_array(words, lambda begin, end: np.asarray(array[begin:end], np.float32), array.shape[1], format)
 
 
 def _words_beside(job: _Job) -> list[str]:
@@ -715,12 +715,14 @@ def _words_beside(job: _Job) -> list[str]:
     path = Path(job.source.name)
     stem = path.with_suffix("")
     candidates = [
-        *(stem.with_suffix(suffix) for suffix in (".vocab", ".vocab.txt", ".txt")),
+        *(stem.with_suffix(suffix) for suffix in (".vocab", ".vocab.txt")),
         *(path.with_name(name) for name in ("vocab.txt", "words.txt", "tokenizer.json")),
     ]
     chosen = job.options.words or next((file for file in candidates if file.is_file()), None)
     if chosen is None:
-        raise job.error(f"the words of its rows are missing; name a file of them (words), or put vocab.txt beside {path}")
+        raise job.error(
+            f"the words of its rows are missing; name a file of them (words), or put vocab.txt beside {path}"
+        )
     text = read_text(chosen, "a list of words")
     if chosen.suffix == ".json":
         return from_tokenizer(text, chosen).words
@@ -753,7 +755,7 @@ def _read_safetensors(job: _Job, words: Sequence[str] | None = None, format: str
             shape = table.get_shape()
             if len(words) != (shape[0] if mapping is None else len(mapping)):
                 raise job.error(f"{shape[0]:,} rows, but there are {len(words):,} words for them")
-            if mapping is not None and not (0 <= int(mapping.min()) and int(mapping.max()) < shape[0]):
+            if mapping is not None and not (int(mapping.min()) >= 0 and int(mapping.max()) < shape[0]):
                 raise job.error("its mapping names rows that are not there; the file is damaged")
 
             def rows(begin: int, end: int) -> Floats:
@@ -763,7 +765,8 @@ def _read_safetensors(job: _Job, words: Sequence[str] | None = None, format: str
                     part = file.get_tensor(name)[mapping[begin:end]].float()
                 if weights is not None:
                     part = part * weights[begin:end, None]
-                return part.numpy()
+                numbers: Floats = part.numpy()
+                return numbers
 
             return job.read_array(words, rows, shape[1], format)
     except SafetensorError as error:
@@ -792,8 +795,8 @@ def _read_folder(folder: Path, options: ReadOptions, vocabulary: Wanted | None) 
                 found = _all_of(found)
             return found
     raise EmbedtrainError(
-        f"{folder}: not a folder of embedtrain (embedding.pt), model2vec or sentence-transformers (model.safetensors with "
-        "tokenizer.json); to read a file in it, name the file"
+        f"{folder}: not a folder of embedtrain (embedding.pt), model2vec or sentence-transformers (model.safetensors "
+        "with tokenizer.json); to read a file in it, name the file"
     )
 
 
@@ -828,7 +831,7 @@ def _read_own(job: _Job, embeddings: Embeddings) -> Found:
 
 def _read_gensim(path: Path, job: _Job) -> Found:
     try:
-        from gensim.models import KeyedVectors
+        from gensim.models import KeyedVectors  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
         raise job.error("to read gensim's own files install gensim (pip install gensim)") from None
     try:
