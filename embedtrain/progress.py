@@ -86,6 +86,8 @@ class Progress:
                 display.show(doing, done, total, figures)
 
             yield update
+        if not read:  # nothing of it was a stream
+            return
         seconds = _now() - start
         self.note(f"{did} {_megabytes(read)} in {seconds:.1f} s, {_megabytes(read / max(seconds, 1e-9))}/s")
 

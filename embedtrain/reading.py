@@ -206,22 +206,28 @@ def _fill_missing(weight: torch.Tensor, missing: Any, covered: Any, found: Found
     if found.pad_index is not None:
         weight[found.pad_index] = 0
     if found.unk_index is not None and found.states[found.unk_index] == 0:
-        weight[found.unk_index] = rare.to(weight.dtype)
+        weight[found.unk_index] = _scaled(rare, options).to(weight.dtype)
     if options.missing == "ngrams" and not found.has_ngrams:
         raise EmbedtrainError(
             f"{found.name}: {found.format} has no n-grams; choose another value for missing (zeros, mean, normal)"
         )
     if options.missing == "mean":
-        weight[missing] = rare.to(weight.dtype)
+        weight[missing] = _scaled(rare, options).to(weight.dtype)
         return f"the mean of the {min(_RARE_WORDS, len(covered))} rarest covered words"
     if options.missing == "normal":
         # Moments of a sample: the whole table in float32 would double the memory of a float16 one.
         sample = weight[covered[:: max(1, len(covered) // 50_000)]].float()
         spread = sample.std(dim=0, correction=0)
         draws = torch.randn(len(missing), weight.shape[1], generator=torch.Generator().manual_seed(options.seed))
-        weight[missing] = (draws * spread + sample.mean(dim=0)).to(weight.dtype)
+        weight[missing] = _scaled(draws * spread + sample.mean(dim=0), options).to(weight.dtype)
         return "drawn from a normal distribution with the table's mean and spread"
     return "zeros"
+
+
+def _scaled(rows: torch.Tensor, options: ReadOptions) -> torch.Tensor:
+    import torch
+
+    return torch.nn.functional.normalize(rows, dim=-1) if options.unit_norm else rows
 
 
 def _report(found: Found, ordinary: Any, missing: Any, how: str) -> dict[str, Any]:
