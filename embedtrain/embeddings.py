@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from embedtrain.errors import EmbedtrainError
+from embedtrain.layers import Embedding, PartialEmbedding
+from embedtrain.vocabulary import Vocab
 
 # Comparing spellings takes some µs a word; the words are in order of frequency.
 _MAX_COMPARED_SPELLINGS = 50_000
@@ -176,16 +178,77 @@ class Embeddings:
             (self.words[row], score) for row, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 
-    def to_torch(self, *, freeze: bool) -> nn.Embedding:
-        """Return a copy of the table as a PyTorch layer, with the pad row as its ``padding_idx``.
+    def rare(self, below: int) -> npt.NDArray[np.bool_]:
+        """Return which rows, bool (V,), are words seen less than ``below`` times; special rows are not.
+
+        :raises EmbedtrainError: if the counts are not known.
+        """
+        if self.counts is None:
+            raise EmbedtrainError("the counts of these words are not known, so neither are the rare ones")
+        rows: npt.NDArray[np.bool_] = self.counts < below
+        rows[[index for index in (self.pad_index, self.unk_index) if index is not None]] = False
+        return rows
+
+    def to_torch(
+        self,
+        *,
+        freeze: bool,
+        padding_idx: int | Literal["pad"] | None = "pad",
+        trainable: npt.NDArray[np.bool_] | torch.Tensor | Sequence[str] | Literal["missing"] | None = None,
+    ) -> Embedding | PartialEmbedding:
+        """Return a copy of the table as a PyTorch layer.
+
+        >>> embeddings.to_torch(freeze=False)                                          # train all rows
+        >>> embeddings.to_torch(freeze=True, trainable=["covid", "vaxxed"])             # these words
+        >>> embeddings.to_torch(freeze=True, trainable="missing")                      # those the source had not
+        >>> embeddings.to_torch(freeze=True, trainable=embeddings.rare(below=100))
+
+        Rows that are not trained stay as they are to the bit, whatever the optimizer. ``unfreeze()`` of the layer
+        trains all rows from then on.
 
         :param freeze: True keeps the embeddings as they are, False trains them with the model. There is no default
             because PyTorch's own (frozen) surprises those who mean to fine-tune.
+        :param padding_idx: the row that gets no gradient; by default the pad row, None for none.
+        :param trainable: with ``freeze=True``, rows to train nevertheless: a mask, bool (V,); words; or ``"missing"``,
+            those that the source of the vectors had nothing for (:attr:`missing`).
+        :return: a ``torch.nn.Embedding``, or if only some rows are trained an
+            :class:`embedtrain.layers.PartialEmbedding`, whose ``state_dict()`` is the same.
+        :raises KeyError: for a word that has no row.
+        :raises EmbedtrainError: if the arguments contradict each other.
         """
-        layer: nn.Embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
-            self.weight.clone(), freeze=freeze, padding_idx=self.pad_index
-        )
-        return layer
+        padding = self.pad_index if padding_idx == "pad" else padding_idx
+        if padding is not None and not 0 <= padding < len(self):
+            raise EmbedtrainError(f"padding_idx {padding} is not a row of the table, which has {len(self):,}")
+        if trainable is None:
+            layer: Embedding = Embedding.from_pretrained(  # type: ignore[no-untyped-call]
+                self.weight.clone(), freeze=freeze, padding_idx=padding
+            )
+            return layer
+        if not freeze:
+            raise EmbedtrainError("freeze=False trains all rows; to train only some pass freeze=True with trainable")
+        return PartialEmbedding(self.weight, self._mask(trainable), padding)
+
+    def _mask(self, rows: npt.NDArray[np.bool_] | torch.Tensor | Sequence[str] | Literal["missing"]) -> torch.Tensor:
+        if isinstance(rows, str):
+            if rows != "missing":
+                raise EmbedtrainError(f"trainable must be a mask, a list of words or 'missing', not {rows!r}")
+            missing = torch.zeros(len(self), dtype=torch.bool)
+            return missing if self.missing is None else torch.from_numpy(self.missing)
+        if isinstance(rows, (np.ndarray, torch.Tensor)):
+            mask = torch.as_tensor(rows).cpu()
+            if mask.dtype != torch.bool or mask.shape != (len(self),):
+                raise EmbedtrainError(
+                    f"trainable as a mask must be bool ({len(self)},), not {mask.dtype} {tuple(mask.shape)}"
+                )
+            return mask
+        mask = torch.zeros(len(self), dtype=torch.bool)
+        mask[[self.index(word) for word in rows]] = True
+        return mask
+
+    @property
+    def vocab(self) -> Vocab:
+        """The words as a :class:`embedtrain.Vocab`, which turns tokens into rows."""
+        return Vocab(self.words, default_index=self.unk_index, pad_index=self.pad_index)
 
     def save(self, folder: str | Path, overwrite: bool = False, export: Sequence[str] = ()) -> None:
         """Write the result folder: all of it or, if anything fails, nothing.

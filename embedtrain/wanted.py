@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from embedtrain.errors import EmbedtrainError
-from embedtrain.vocabulary import PAD, UNK, Vocabulary
+from embedtrain.vocabulary import PAD, UNK, Vocab, Vocabulary
 
 # "word count", cut from the right, as in Vocabulary.read.
 _WITH_COUNT = re.compile(r"(.+)[ \t]([0-9]{1,18})")
 
-VocabularyLike = str | os.PathLike[str] | Sequence[str] | Mapping[str, int] | Vocabulary
+VocabularyLike = str | os.PathLike[str] | Sequence[str] | Mapping[str, int] | Vocabulary | Vocab
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Wanted:
 
     def with_special_rows(self) -> Wanted:
         """Put ``<pad>`` and ``<unk>`` in front, as far as they are not there. A tokenizer's rows are left alone."""
-        if self.tokenizer_json is not None:
+        if self.tokenizer_json is not None or None not in (self.pad_index, self.unk_index):
             return self
         front = [word for word in (PAD, UNK) if word not in set(self.words)]
         words = [*front, *self.words]
@@ -58,6 +58,9 @@ def wanted(vocabulary: VocabularyLike) -> Wanted:
     """
     if isinstance(vocabulary, Vocabulary):
         return Wanted(vocabulary.words, vocabulary.counts)
+    if isinstance(vocabulary, Vocab):
+        pad, unk = vocabulary.pad_index, vocabulary.default_index
+        return replace(_checked(vocabulary.words, None, "the vocabulary"), pad_index=pad, unk_index=unk)
     if isinstance(vocabulary, Mapping):
         return _checked(list(vocabulary), np.fromiter(vocabulary.values(), np.int64, len(vocabulary)), "the vocabulary")
     if not isinstance(vocabulary, (str, os.PathLike)):
