@@ -10,6 +10,7 @@
 ``config.json``    V, D, pad and unk row, and how the embeddings were made
 ``metrics.jsonl``  one JSON object per report of the training run
 ``tokenizer.json`` if trained through a tokenizer
+``classifier.pt``  state_dict of the layers above the embeddings, if a classifier was trained on them
 ``README.md``      model card
 ================== ===================================================================================================
 
@@ -58,7 +59,7 @@ _OWN_KEYS = (
 # Everything that may be deleted with an old result.
 _OWN_FILES = frozenset(
     {"embedding.pt", "vocab.txt", "vocab.tsv", "missing.txt", "config.json", "metrics.jsonl", "tokenizer.json"}.union(
-        {"README.md"}, *FILES.values()
+        {"README.md", "classifier.pt"}, *FILES.values()
     )
 )
 
@@ -105,6 +106,11 @@ class OutputFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.discard()
+
+    def path(self, name: str) -> Path:
+        """Return where to write one of the files that belong to a result and are not made by :meth:`commit`."""
+        assert name in _OWN_FILES
+        return self._temporary / name
 
     @property
     def metrics_path(self) -> Path:
