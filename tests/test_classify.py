@@ -178,7 +178,7 @@ def test_layouts(tmp_path: Path) -> None:
     (tmp_path / "named.csv").write_text("review,sentiment\nfine,pos\n")
     assert read_labelled(tmp_path / "named.csv", "sentiment", "review").texts == ["fine"]
     (tmp_path / "latin.tsv").write_bytes(b"pos\tok\nneg\tna\xefve\n")
-    with pytest.raises(EmbedtrainError, match="line 2 .*not UTF-8"):
+    with pytest.raises(EmbedtrainError, match=r"line 2 .*not UTF-8"):
         read_labelled(tmp_path / "latin.tsv")
     (tmp_path / "quotes.csv").write_text('label,text\npos,"open\n')
     with pytest.raises(EmbedtrainError, match="line 2"):
