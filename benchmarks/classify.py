@@ -2,9 +2,9 @@
 
 ``python benchmarks/classify.py train.tsv.xz --embeddings out/ --json classify.json --picture classify.png``
 
-The labelled texts are split once, 5,000 to test and the rest to train, always in the same way. For each way to tune,
-number of labelled texts and seed, ``embedtrain.classify`` runs in a process of its own, with its defaults. Finished runs
-are kept in the JSON file, so that an interrupted run goes on.
+The labelled texts are split once, 5,000 to test and the rest to train, the same way each time. For each way to tune,
+number of labelled texts and seed, ``embedtrain.classify`` runs in a process of its own, with its defaults. Finished
+runs are kept in the JSON file, so that an interrupted run goes on.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import embedtrain
 from embedtrain import Embeddings, EmbedtrainError, classifier, classify
@@ -202,9 +203,24 @@ def test_padding_changes_nothing() -> None:
     for row in range(3):
         alone = classifier.predict(model, texts.take([row]), 1, 0, torch.device("cpu"))
         torch.testing.assert_close(together[row], alone[0])
-        # By hand: the LSTM over the text alone, the maximum over its outputs.
-        outputs, _ = model.lstm(model.embedding(texts.rows[row].long()).unsqueeze(0))
-        torch.testing.assert_close(alone[0], model.linear(outputs[0].amax(dim=0)).softmax(dim=0).detach())
+        # By hand: each direction over the text alone, the maximum over its outputs.
+        embedded = model.embedding(texts.rows[row].long())
+        forwards, backwards = model.forwards(embedded)[0], model.backwards(embedded.flip(0))[0]
+        pooled = torch.cat([forwards.amax(dim=0), backwards.amax(dim=0)])
+        torch.testing.assert_close(alone[0], model.linear(pooled).softmax(dim=0).detach())
+
+
+def test_the_lstm_is_that_of_packed_sequences() -> None:
+    torch.manual_seed(0)
+    model = Classifier(nn.Embedding(9, 4, padding_idx=0), 3, 2, 0.0)
+    both = nn.LSTM(4, 3, batch_first=True, bidirectional=True)
+    both.load_state_dict(
+        {**model.forwards.state_dict(), **{f"{k}_reverse": v for k, v in model.backwards.state_dict().items()}}
+    )
+    ids, lengths = torch.tensor([[3, 4, 5, 6], [7, 0, 0, 0], [8, 2, 1, 0]]), torch.tensor([4, 1, 3])
+    packed = pack_padded_sequence(model.embedding(ids), lengths, batch_first=True, enforce_sorted=False)
+    outputs, _ = pad_packed_sequence(both(packed)[0], batch_first=True, padding_value=-torch.inf)
+    torch.testing.assert_close(model(ids, lengths), model.linear(outputs.amax(dim=1)))
 
 
 def test_batches_cover_all_and_are_of_a_length() -> None:
