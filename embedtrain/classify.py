@@ -70,7 +70,7 @@ class Classify:
     """Share of the texts (above 0, below 1) that is not trained on, but tells when to stop."""
     hidden: int = 64
     """Numbers per direction of the LSTM."""
-    dropout: float = 0.5
+    dropout: float = 0.2
     """Share of numbers dropped in training, 0 to 1."""
     max_length: int = 400
     """Longer texts are cut to so many tokens."""
@@ -78,7 +78,7 @@ class Classify:
     """Passes over the texts, at most."""
     patience: int = 2
     """Stop after so many epochs in which the held-out texts got no better."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Texts per step."""
     learning_rate: float = 2e-3
     """Step size of Adam."""
