@@ -17,6 +17,10 @@
 #include "corpus/scan.h"
 #include "cpu/dispatch.h"
 #include "sampling/tables.h"
+#include "vectors/number.h"
+#include "vectors/parser.h"
+#include "vectors/rows.h"
+#include "vectors/subwords.h"
 #ifdef EMBEDTRAIN_CUDA
 #include "cuda/device.h"
 #include "cuda/sgns.h"
@@ -355,6 +359,126 @@ void bind_cuda(py::module_& m) {
 #endif
 }
 
+// A parser with the rows it fills; the tokens and fallback rows come as addresses, and are copied.
+struct VectorReader {
+    Rows rows;
+    std::unique_ptr<Parser> parser;
+
+    VectorReader(const Rows::Options& options, const std::string& tokens, const std::string& fallback_tokens,
+                 uintptr_t fallback_rows)
+        : rows(options, tokens, fallback_tokens, pointer<const int64_t>(fallback_rows)) {}
+};
+
+void bind_vectors(py::module_& m) {
+    py::class_<VectorReader>(m, "VectorReader")
+        .def(py::init([](int dim, int type, const std::string& tokens, bool grow,
+                         const std::string& fallback_tokens, uintptr_t fallback_rows, bool unit_norm,
+                         bool strict, int64_t limit) {
+                 Rows::Options options;
+                 options.dim = dim;
+                 options.type = static_cast<NumberType>(type);
+                 options.grow = grow;
+                 options.unit_norm = unit_norm;
+                 options.strict = strict;
+                 options.limit = limit;
+                 return std::make_unique<VectorReader>(options, tokens, fallback_tokens, fallback_rows);
+             }),
+             py::kw_only(), py::arg("dim"), py::arg("type"), py::arg("tokens"), py::arg("grow"),
+             py::arg("fallback_tokens"), py::arg("fallback_rows"), py::arg("unit_norm"), py::arg("strict"),
+             py::arg("limit"))
+        .def("begin_text",
+             [](VectorReader& self, int64_t header_lines) {
+                 self.parser = std::make_unique<TextParser>(self.rows, header_lines);
+             })
+        .def("begin_binary",
+             [](VectorReader& self, int64_t expected, int64_t start) {
+                 self.parser = std::make_unique<BinaryParser>(self.rows, expected, start);
+             })
+        .def("feed",
+             [](VectorReader& self, const py::buffer& chunk) {
+                 const py::buffer_info info = chunk.request();
+                 const std::string_view text(static_cast<const char*>(info.ptr),
+                                             static_cast<size_t>(info.size * info.itemsize));
+                 py::gil_scoped_release without_gil;
+                 return static_cast<int>(self.parser->feed(text));
+             })
+        .def(
+            "finish", [](VectorReader& self) { return static_cast<int>(self.parser->finish()); },
+            WithoutGil())
+        // One row after the other from memory: float32 (n, dim) at `numbers`, its tokens each ended by \n.
+        .def("add",
+             [](VectorReader& self, const std::string& tokens, uintptr_t numbers, int64_t first_place) {
+                 py::gil_scoped_release without_gil;
+                 const float* row = pointer<const float>(numbers);
+                 for (size_t at = 0; at < tokens.size() && !self.rows.refused() && !self.rows.enough();) {
+                     const size_t end = tokens.find('\n', at);
+                     if (self.rows.take(std::string_view(tokens).substr(at, end - at), first_place)) {
+                         self.rows.put(row, first_place);
+                     }
+                     row += self.rows.dim();
+                     ++first_place;
+                     at = end + 1;
+                 }
+             })
+        .def_property_readonly("place", [](const VectorReader& self) { return self.parser->place(); })
+        .def_property_readonly("changed_at",
+                               [](const VectorReader& self) { return self.parser->changed_at(); })
+        .def_property_readonly("rows_read", [](const VectorReader& self) { return self.rows.read(); })
+        .def_property_readonly("refused", [](const VectorReader& self) { return self.rows.refused(); })
+        // [(count, place of the first)] by Defect
+        .def("findings",
+             [](const VectorReader& self) {
+                 std::vector<std::pair<int64_t, int64_t>> findings;
+                 for (int i = 0; i < kDefects; ++i) {
+                     findings.emplace_back(self.rows.findings()[i].count, self.rows.findings()[i].first);
+                 }
+                 return findings;
+             })
+        // (tokens added, state per row, the bytes of the table); the reader is empty then
+        .def("finish_rows", [](VectorReader& self, size_t number_bytes) {
+            const std::string tokens = self.rows.added_tokens();
+            const auto size = static_cast<py::ssize_t>(self.rows.size()) * self.rows.dim() *
+                              static_cast<py::ssize_t>(number_bytes);
+            void* const numbers = self.rows.release();
+            const py::capsule owner(numbers, [](void* p) { std::free(p); });
+            return py::make_tuple(py::bytes(tokens), to_array(self.rows.states()),
+                                  py::array_t<uint8_t>(size, static_cast<uint8_t*>(numbers), owner));
+        });
+    m.def("compose_words", [](const std::string& words, uintptr_t word_rows, uintptr_t table, int64_t rows,
+                              int dim, uintptr_t out, uintptr_t counts, const py::kwargs& k) {
+        Subwords subwords;
+        subwords.min_n = k["min_n"].cast<int>();
+        subwords.max_n = k["max_n"].cast<int>();
+        subwords.buckets = k["buckets"].cast<int64_t>();
+        subwords.first_bucket = k["first_bucket"].cast<int64_t>();
+        subwords.hash_count = k["hash_count"].cast<int>();
+        subwords.hash_seed = k["hash_seed"].cast<uint32_t>();
+        subwords.begin = k["begin"].cast<std::string>();
+        subwords.end = k["end"].cast<std::string>();
+        py::gil_scoped_release without_gil;
+        compose(subwords, words, pointer<const int64_t>(word_rows), pointer<const char>(table), rows, dim,
+                pointer<float>(out), pointer<int32_t>(counts));
+    });
+    // (words, each ended by \n; counts; types; bytes used)
+    m.def("read_fasttext_dictionary", [](uintptr_t data, size_t bytes, int64_t entries) {
+        FasttextDictionary dictionary;
+        {
+            py::gil_scoped_release without_gil;
+            dictionary = read_fasttext_dictionary({pointer<const char>(data), bytes}, entries);
+        }
+        return py::make_tuple(py::bytes(dictionary.words), give_array(std::move(dictionary.counts)),
+                              give_array(std::move(dictionary.types)), dictionary.bytes);
+    });
+    // For the tests: the float of a number, None if it is none.
+    m.def("parse_number", [](const std::string& text) -> std::optional<float> {
+        const char* p = text.data();
+        float value;
+        if (!parse_number(p, text.data() + text.size(), value) || p != text.data() + text.size()) return {};
+        return value;
+    });
+    m.def("to_half", [](float value, bool brain) { return brain ? to_bfloat16(value) : to_float16(value); });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -364,4 +488,5 @@ PYBIND11_MODULE(_native, m) {
     bind_sampling(m);
     bind_cpu(m);
     bind_cuda(m);
+    bind_vectors(m);
 }

@@ -16,13 +16,21 @@ from embedtrain.errors import EmbedtrainError
 if TYPE_CHECKING:
     from embedtrain.checkpoint import load
     from embedtrain.embeddings import Embeddings
+    from embedtrain.reading import read
+    from embedtrain.vocabulary import Vocab
     from embedtrain.word2vec import Word2Vec
 
-__all__ = ["Embeddings", "EmbedtrainError", "Word2Vec", "load"]
+__all__ = ["Embeddings", "EmbedtrainError", "Vocab", "Word2Vec", "load", "read"]
 __version__ = "0.1.0"
 
 # torch takes a second to import; whoever asks for --help or mistypes an option should not wait for it.
-_HOMES = {"Embeddings": "embeddings", "Word2Vec": "word2vec", "load": "checkpoint"}
+_HOMES = {
+    "Embeddings": "embeddings",
+    "Vocab": "vocabulary",
+    "Word2Vec": "word2vec",
+    "load": "checkpoint",
+    "read": "reading",
+}
 
 
 def __getattr__(name: str) -> Any:

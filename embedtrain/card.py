@@ -17,14 +17,18 @@ _NEIGHBOURS = 5
 def model_card(embeddings: Embeddings, export: Sequence[str] = ()) -> str:
     """Return the model card of a result as Markdown.
 
-    What is not known is left out. Read from ``embeddings.config``, each a mapping: ``options`` (every option of the
-    run), ``corpus`` (``sources``, a list of ``{"name", "size"}``, and any other facts), ``results`` (what was measured)
-    and ``versions``.
+    What is not known is left out. Read from ``embeddings.config``, each a mapping: ``source`` (what
+    :func:`embedtrain.read` reported), ``options`` (every option of the run), ``corpus`` (``sources``, a list of
+    ``{"name", "size"}``, and any other facts), ``results`` (what was measured) and ``versions``.
 
     :param export: the exports written beside ``embedding.pt``, names out of :data:`embedtrain.formats.EXPORTS`.
     """
     config = embeddings.config
     sections = [_front_matter(export), _summary(embeddings)]
+    if source := config.get("source"):
+        from embedtrain.reading import describe
+
+        sections.append("## Source\n\n" + "\n".join(f"- {' '.join(line.split())}" for line in describe(source)))
     if options := config.get("options"):
         sections.append("## Training\n\nword2vec, skip-gram with negative sampling.\n\n" + _table("Option", options))
     if corpus := config.get("corpus"):

@@ -2,12 +2,15 @@
 
 ================== ===================================================================================================
 ``embedding.pt``   ``{"weight": float32 (V, D)}`` and nothing else: the state_dict of ``torch.nn.Embedding(V, D)``
+                   (float16 or bfloat16, if the vectors were read so)
 ``vocab.txt``      line n is the token of row n, UTF-8, ended by ``\\n`` only (split it at ``\\n``, not by splitlines:
                    a token may hold any other character)
+``missing.txt``    the tokens that the source of the vectors had nothing for, like ``vocab.txt``; only if there are any
 ``vocab.tsv``      ``token<TAB>count`` per row (split at the last tab); only if the counts are known
 ``config.json``    V, D, pad and unk row, and how the embeddings were made
 ``metrics.jsonl``  one JSON object per report of the training run
 ``tokenizer.json`` if trained through a tokenizer
+``classifier.pt``  state_dict of the layers above the embeddings, if a classifier was trained on them
 ``README.md``      model card
 ================== ===================================================================================================
 
@@ -55,8 +58,8 @@ _OWN_KEYS = (
 )
 # Everything that may be deleted with an old result.
 _OWN_FILES = frozenset(
-    {"embedding.pt", "vocab.txt", "vocab.tsv", "config.json", "metrics.jsonl", "tokenizer.json", "README.md"}.union(
-        *FILES.values()
+    {"embedding.pt", "vocab.txt", "vocab.tsv", "missing.txt", "config.json", "metrics.jsonl", "tokenizer.json"}.union(
+        {"README.md", "classifier.pt"}, *FILES.values()
     )
 )
 
@@ -103,6 +106,11 @@ class OutputFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.discard()
+
+    def path(self, name: str) -> Path:
+        """Return where to write one of the files that belong to a result and are not made by :meth:`commit`."""
+        assert name in _OWN_FILES
+        return self._temporary / name
 
     @property
     def metrics_path(self) -> Path:
@@ -234,8 +242,8 @@ def load(folder: str | Path) -> Embeddings:
         )
     if len(words) != len(weight):
         raise EmbedtrainError(f"{folder / 'vocab.txt'} has {len(words)} lines, but embedding.pt has {len(weight)} rows")
-    counts_file, metrics_file, tokenizer_file = (
-        folder / name for name in ("vocab.tsv", "metrics.jsonl", "tokenizer.json")
+    counts_file, metrics_file, tokenizer_file, missing_file = (
+        folder / name for name in ("vocab.tsv", "metrics.jsonl", "tokenizer.json", "missing.txt")
     )
     return Embeddings(
         weight,
@@ -246,6 +254,7 @@ def load(folder: str | Path) -> Embeddings:
         config={key: value for key, value in config.items() if key not in _OWN_KEYS},
         metrics=[_parse(line, metrics_file) for line in _read_lines(metrics_file)] if metrics_file.exists() else (),
         tokenizer_json=_read_text(tokenizer_file) if tokenizer_file.exists() else None,
+        missing=_read_missing(missing_file, words) if missing_file.exists() else None,
     )
 
 
@@ -264,7 +273,7 @@ def _write(folder: Path, embeddings: Embeddings, export: Sequence[str]) -> None:
         "dim": embeddings.dim,
         "pad_index": embeddings.pad_index,
         "unk_index": embeddings.unk_index,
-        "embedding_dtype": "float32",
+        "embedding_dtype": str(embeddings.weight.dtype).removeprefix("torch."),
         "normalize": False,
     }
     config = _finite({**own, **embeddings.config, **own})
@@ -277,6 +286,9 @@ def _write(folder: Path, embeddings: Embeddings, export: Sequence[str]) -> None:
         torch.save({"weight": weight}, file)
     with (folder / "vocab.txt").open("wb") as file:
         file.writelines(word.encode() + b"\n" for word in words)
+    if embeddings.missing is not None:
+        with (folder / "missing.txt").open("wb") as file:
+            file.writelines(words[row].encode() + b"\n" for row in np.flatnonzero(embeddings.missing))
     if embeddings.counts is not None:
         with (folder / "vocab.tsv").open("wb") as file:
             file.writelines(b"%b\t%d\n" % row for row in zip(map(str.encode, words), embeddings.counts, strict=True))
@@ -387,7 +399,8 @@ def _read_weight(path: Path) -> Any:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise EmbedtrainError(f"{path} is broken: {reason}") from error
     weight = state.get("weight") if isinstance(state, dict) and len(state) == 1 else None
-    if not isinstance(weight, torch.Tensor) or weight.dtype != torch.float32 or weight.ndim != 2:
+    dtypes = (torch.float32, torch.float16, torch.bfloat16)
+    if not isinstance(weight, torch.Tensor) or weight.dtype not in dtypes or weight.ndim != 2:
         raise EmbedtrainError(f"{path} does not hold exactly {{'weight': float32 (V, D)}}")
     return weight
 
@@ -403,6 +416,14 @@ def _read_counts(path: Path, words: Sequence[str]) -> np.ndarray[Any, np.dtype[n
             raise EmbedtrainError(f"{path}:{row + 1} is {line!r}, not {word!r}, a tab and a count")
         counts[row] = int(count)
     return counts
+
+
+def _read_missing(path: Path, words: Sequence[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    missing = set(_read_lines(path))
+    mask = np.fromiter((word in missing for word in words), np.bool_, len(words))
+    if mask.sum() != len(missing):
+        raise EmbedtrainError(f"{path} names a token that is not in vocab.txt")
+    return mask
 
 
 def _read_lines(path: Path) -> list[str]:

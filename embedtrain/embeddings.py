@@ -1,11 +1,11 @@
-"""The result of training: a table of embeddings and the words its rows belong to."""
+"""The result of training or reading: a table of embeddings and the words its rows belong to."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,12 @@ import torch
 from torch import nn
 
 from embedtrain.errors import EmbedtrainError
+from embedtrain.layers import Embedding, PartialEmbedding
+from embedtrain.vocabulary import Vocab
 
 # Comparing spellings takes some µs a word; the words are in order of frequency.
 _MAX_COMPARED_SPELLINGS = 50_000
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class UnknownWordError(KeyError):
@@ -36,12 +39,13 @@ class UnknownWordError(KeyError):
 
 
 class Embeddings:
-    """Word embeddings: a float32 table (V, D) and the word of each row.
+    """Word embeddings: a table (V, D) and the word of each row.
 
     Behaves like a read-only mapping from word to vector: ``embeddings["word"]`` is a view of its row, a tensor (D,);
     ``"word" in embeddings``, ``len(embeddings)`` (V, special rows included) and iteration over the words work too.
 
-    :param weight: (V, D) float32; row i belongs to ``words[i]``. Kept on the CPU, and not copied if it is there.
+    :param weight: (V, D), float32 as a rule, float16 or bfloat16 if read so; row i belongs to ``words[i]``. Kept on the
+        CPU, and not copied if it is there.
     :param words: the V tokens, each once, special rows included.
     :param counts: (V,) how often each word was seen in the corpus, 0 for special rows; None if not known.
     :param pad_index: the row of the padding token, None if there is none.
@@ -50,6 +54,8 @@ class Embeddings:
         ``results`` and ``versions``, all of them optional.
     :param metrics: the reports of the training run, in order, for ``metrics.jsonl``.
     :param tokenizer_json: the Hugging Face tokenizer whose ids are the rows, if trained through one.
+    :param missing: bool (V,), the rows that the source of the vectors had nothing for (:func:`embedtrain.read` with a
+        vocabulary); None if there are none.
     :raises EmbedtrainError: if they do not fit together.
     """
 
@@ -64,6 +70,7 @@ class Embeddings:
         config: Mapping[str, Any] | None = None,
         metrics: Sequence[Mapping[str, Any]] = (),
         tokenizer_json: str | None = None,
+        missing: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         self.weight = weight.detach().cpu().contiguous()
         self.words = list(words)
@@ -73,14 +80,17 @@ class Embeddings:
         self.config = dict(config or {})
         self.metrics = list(metrics)
         self.tokenizer_json = tokenizer_json
+        self.missing = None if missing is None or not missing.any() else missing
         self._index = {word: row for row, word in enumerate(self.words)}
         self._check()
 
     def _check(self) -> None:
         size = len(self.words)
-        if self.weight.dtype != torch.float32 or self.weight.ndim != 2 or len(self.weight) != size:
+        if self.weight.dtype not in _DTYPES or self.weight.ndim != 2 or len(self.weight) != size:
             shape = f"{self.weight.dtype} {tuple(self.weight.shape)}"
             raise EmbedtrainError(f"weight must be float32 (V, D) with a row for each of {size:,} words, not {shape}")
+        if self.missing is not None and (self.missing.shape != (size,) or self.missing.dtype != np.bool_):
+            raise EmbedtrainError(f"missing must be bool ({size},), one per word, not {self.missing.shape}")
         if self.counts is not None and self.counts.shape != (size,):
             raise EmbedtrainError(f"counts must be ({size},), one per word, not {self.counts.shape}")
         if len(self._index) != size:
@@ -109,6 +119,14 @@ class Embeddings:
     def dim(self) -> int:
         """Numbers per embedding (D)."""
         return self.weight.shape[1]
+
+    @property
+    def report(self) -> str:
+        """What :func:`embedtrain.read` read and left out, and what of the vocabulary it covers; empty if trained."""
+        from embedtrain.reading import describe
+
+        source = self.config.get("source")
+        return "" if source is None else "\n".join(describe(source))
 
     def index(self, word: str) -> int:
         """Return the row of a word.
@@ -149,26 +167,88 @@ class Embeddings:
             positive = ()
         for words, sign in ((positive, 1.0), (negative, -1.0)):
             rows = [self.index(word) for word in ([words] if isinstance(words, str) else words)]
-            query += sign * nn.functional.normalize(self.weight[rows]).sum(dim=0)
+            query += sign * nn.functional.normalize(self.weight[rows].float()).sum(dim=0)
             left_out.update(rows)
-        scores = self.weight @ nn.functional.normalize(query, dim=0)  # (V,)
-        scores /= self.weight.norm(dim=1).clamp_min_(torch.finfo(torch.float32).tiny)
+        weight = self.weight.float()
+        scores = weight @ nn.functional.normalize(query, dim=0)  # (V,)
+        scores /= weight.norm(dim=1).clamp_min_(torch.finfo(torch.float32).tiny)
         scores[list(left_out)] = -torch.inf
         best = scores.topk(min(topn, len(self) - len(left_out)))
         return [
             (self.words[row], score) for row, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 
-    def to_torch(self, *, freeze: bool) -> nn.Embedding:
-        """Return a copy of the table as a PyTorch layer, with the pad row as its ``padding_idx``.
+    def rare(self, below: int) -> npt.NDArray[np.bool_]:
+        """Return which rows, bool (V,), are words seen less than ``below`` times; special rows are not.
+
+        :raises EmbedtrainError: if the counts are not known.
+        """
+        if self.counts is None:
+            raise EmbedtrainError("the counts of these words are not known, so neither are the rare ones")
+        rows: npt.NDArray[np.bool_] = self.counts < below
+        rows[[index for index in (self.pad_index, self.unk_index) if index is not None]] = False
+        return rows
+
+    def to_torch(
+        self,
+        *,
+        freeze: bool,
+        padding_idx: int | Literal["pad"] | None = "pad",
+        trainable: npt.NDArray[np.bool_] | torch.Tensor | Sequence[str] | Literal["missing"] | None = None,
+    ) -> Embedding | PartialEmbedding:
+        """Return a copy of the table as a PyTorch layer.
+
+        >>> embeddings.to_torch(freeze=False)                                          # train all rows
+        >>> embeddings.to_torch(freeze=True, trainable=["covid", "vaxxed"])             # these words
+        >>> embeddings.to_torch(freeze=True, trainable="missing")                      # those the source had not
+        >>> embeddings.to_torch(freeze=True, trainable=embeddings.rare(below=100))
+
+        Rows that are not trained stay as they are to the bit, whatever the optimizer. ``unfreeze()`` of the layer
+        trains all rows from then on.
 
         :param freeze: True keeps the embeddings as they are, False trains them with the model. There is no default
             because PyTorch's own (frozen) surprises those who mean to fine-tune.
+        :param padding_idx: the row that gets no gradient; by default the pad row, None for none.
+        :param trainable: with ``freeze=True``, rows to train nevertheless: a mask, bool (V,); words; or ``"missing"``,
+            those that the source of the vectors had nothing for (:attr:`missing`).
+        :return: a ``torch.nn.Embedding``, or if only some rows are trained an
+            :class:`embedtrain.layers.PartialEmbedding`, whose ``state_dict()`` is the same.
+        :raises KeyError: for a word that has no row.
+        :raises EmbedtrainError: if the arguments contradict each other.
         """
-        layer: nn.Embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
-            self.weight.clone(), freeze=freeze, padding_idx=self.pad_index
-        )
-        return layer
+        padding = self.pad_index if padding_idx == "pad" else padding_idx
+        if padding is not None and not 0 <= padding < len(self):
+            raise EmbedtrainError(f"padding_idx {padding} is not a row of the table, which has {len(self):,}")
+        if trainable is None:
+            layer: Embedding = Embedding.from_pretrained(  # type: ignore[no-untyped-call]
+                self.weight.clone(), freeze=freeze, padding_idx=padding
+            )
+            return layer
+        if not freeze:
+            raise EmbedtrainError("freeze=False trains all rows; to train only some pass freeze=True with trainable")
+        return PartialEmbedding(self.weight, self._mask(trainable), padding)
+
+    def _mask(self, rows: npt.NDArray[np.bool_] | torch.Tensor | Sequence[str] | Literal["missing"]) -> torch.Tensor:
+        if isinstance(rows, str):
+            if rows != "missing":
+                raise EmbedtrainError(f"trainable must be a mask, a list of words or 'missing', not {rows!r}")
+            missing = torch.zeros(len(self), dtype=torch.bool)
+            return missing if self.missing is None else torch.from_numpy(self.missing)
+        if isinstance(rows, (np.ndarray, torch.Tensor)):
+            mask = torch.as_tensor(rows).cpu()
+            if mask.dtype != torch.bool or mask.shape != (len(self),):
+                raise EmbedtrainError(
+                    f"trainable as a mask must be bool ({len(self)},), not {mask.dtype} {tuple(mask.shape)}"
+                )
+            return mask
+        mask = torch.zeros(len(self), dtype=torch.bool)
+        mask[[self.index(word) for word in rows]] = True
+        return mask
+
+    @property
+    def vocab(self) -> Vocab:
+        """The words as a :class:`embedtrain.Vocab`, which turns tokens into rows."""
+        return Vocab(self.words, default_index=self.unk_index, pad_index=self.pad_index)
 
     def save(self, folder: str | Path, overwrite: bool = False, export: Sequence[str] = ()) -> None:
         """Write the result folder: all of it or, if anything fails, nothing.

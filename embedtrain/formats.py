@@ -8,9 +8,11 @@
 ``word2vec``                  ``vectors.txt``: word2vec text, for gensim's ``KeyedVectors.load_word2vec_format``
 ``word2vec-binary``           ``vectors.bin``: the same in word2vec's binary form
 ``glove``                     ``glove.txt``: GloVe text, which is word2vec text without the header
+``projector``                 ``tensors.tsv``, ``metadata.tsv``, ``projector_config.pbtxt``: the 50,000 first words for
+                              TensorBoard's embedding projector (``tensorboard --logdir FOLDER``)
 ============================  ==============================================================================
 
-``npy`` and ``safetensors`` hold every row of ``embedding.pt``. The word2vec and GloVe files hold words only: the
+``npy`` and ``safetensors`` hold every row of ``embedding.pt``. The others hold words only: the
 special rows ``<pad>`` and ``<unk>`` are left out, because their readers would take them for words and return them as
 neighbours.
 """
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
     from embedtrain.embeddings import Embeddings
 
-Export = Literal["npy", "safetensors", "word2vec", "word2vec-binary", "glove"]
+Export = Literal["npy", "safetensors", "word2vec", "word2vec-binary", "glove", "projector"]
 EXPORTS: tuple[Export, ...] = get_args(Export)
 
 FILES: dict[Export, tuple[str, ...]] = {
@@ -42,6 +44,7 @@ FILES: dict[Export, tuple[str, ...]] = {
     "word2vec": ("vectors.txt",),
     "word2vec-binary": ("vectors.bin",),
     "glove": ("glove.txt",),
+    "projector": ("tensors.tsv", "metadata.tsv", "projector_config.pbtxt"),
 }
 """The files each export writes."""
 
@@ -52,6 +55,8 @@ _HAS_ASCII_SPACE = re.compile(f"[{_ASCII_SPACE}]")
 _NOT_A_LINE = re.compile("[\n\r\ud800-\udfff]")
 # Bounds the memory of the numbers as text (16 bytes each).
 _NUMBERS_AT_ONCE = 1_000_000
+# The projector runs in a browser.
+_PROJECTOR_WORDS = 50_000
 
 Matrix = npt.NDArray[np.float32]
 
@@ -93,7 +98,7 @@ def write_export(name: Export, folder: Path, embeddings: Embeddings) -> None:
     :param name: one of :data:`EXPORTS`, checked before by :func:`check_export`.
     :raises OSError: as the file system gives it.
     """
-    weight: Matrix = embeddings.weight.numpy()
+    weight: Matrix = embeddings.weight.float().numpy()
     if name == "npy":
         write_npy(folder / "embedding.npy", weight)
     elif name == "safetensors":
@@ -102,6 +107,11 @@ def write_export(name: Export, folder: Path, embeddings: Embeddings) -> None:
         special = {embeddings.pad_index, embeddings.unk_index}
         rows = [row for row in range(len(embeddings)) if row not in special]
         words = [embeddings.words[row] for row in rows]
+        if name == "projector":
+            rows = rows[:_PROJECTOR_WORDS]
+            counts = None if embeddings.counts is None else embeddings.counts[rows]
+            write_projector(folder, weight[rows], words[:_PROJECTOR_WORDS], counts)
+            return
         write = {"word2vec": write_word2vec, "word2vec-binary": write_word2vec_binary, "glove": write_glove}[name]
         write(folder / FILES[name][0], weight[rows], words)
 
@@ -141,6 +151,27 @@ def write_glove(path: Path, weight: Matrix, words: Sequence[str]) -> None:
         _write_rows(file, weight, words)
 
 
+def write_projector(
+    folder: Path, weight: Matrix, words: Sequence[str], counts: npt.NDArray[np.int64] | None = None
+) -> None:
+    """Write the files of TensorBoard's embedding projector; the paths in its configuration are relative to the folder.
+
+    :param counts: (V,) a second column of metadata. With two columns the first line is a header, with one it must not.
+    """
+    with (folder / "tensors.tsv").open("wb") as file:
+        file.writelines(b"\t".join(row) + b"\n" for row in _rows_as_text(weight))
+    labels = [" ".join(word.splitlines()).replace("\t", " ") or "·" for word in words]
+    if counts is None:
+        lines = [f"{label}\n" for label in labels]
+    else:
+        lines = ["word\tcount\n", *(f"{label}\t{count}\n" for label, count in zip(labels, counts, strict=True))]
+    (folder / "metadata.tsv").write_bytes("".join(lines).encode())
+    (folder / "projector_config.pbtxt").write_text(
+        'embeddings {\n  tensor_name: "embedtrain"\n  tensor_path: "tensors.tsv"\n  metadata_path: "metadata.tsv"\n}\n',
+        encoding="utf-8",
+    )
+
+
 def write_static_embedding(folder: Path, embeddings: Embeddings) -> None:
     """Write the static embedding of Hugging Face: ``model.safetensors``, ``tokenizer.json`` and ``modules.json``.
 
@@ -149,7 +180,7 @@ def write_static_embedding(folder: Path, embeddings: Embeddings) -> None:
     """
     from safetensors.numpy import save
 
-    weight: Matrix = embeddings.weight.numpy()
+    weight: Matrix = embeddings.weight.float().numpy()
     if embeddings.unk_index is not None and weight[embeddings.unk_index].any():
         weight = weight.copy()
         weight[embeddings.unk_index] = 0

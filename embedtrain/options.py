@@ -65,6 +65,8 @@ class Options:
     """A Hugging Face tokenizer.json that cuts the raw text into tokens, instead of white space."""
     read_vocab: Path | None = None
     """Take words and counts from this file ("word count" a line), instead of counting the corpus."""
+    init_from: Path | None = None
+    """Start from the vectors of this file or folder, in any format that embedtrain.convert reads; words that it lacks start as usual. Its dimension must be dim."""  # noqa: E501
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense.
@@ -89,7 +91,7 @@ class Options:
         for name in ("shrink_window", "lowercase"):
             if not isinstance(value := getattr(self, name), bool):
                 raise EmbedtrainError(f"{_spell(name)} must be True or False, not {value!r}")
-        for name in ("tokenizer", "read_vocab"):
+        for name in ("tokenizer", "read_vocab", "init_from"):
             if (value := getattr(self, name)) is not None:
                 if not isinstance(value, (str, os.PathLike)):
                     raise EmbedtrainError(f"{_spell(name)} must be a path, not {value!r}")

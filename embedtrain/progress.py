@@ -62,9 +62,11 @@ class Progress:
             print(line, file=self._stream, flush=True)
 
     @contextmanager
-    def counting(self) -> Iterator[Callable[[int, int | None], None]]:
-        """Show the pass that reads the corpus.
+    def counting(self, doing: str = "counting", did: str = "counted") -> Iterator[Callable[[int, int | None], None]]:
+        """Show the pass that reads the corpus, or other files.
 
+        :param doing: what to call it
+        :param did: the same, when it is over
         :return: ``update(done, total)``, in bytes of the files as they lie on disk; total is None where nobody knows it
         """
         start = _now()
@@ -81,11 +83,13 @@ class Progress:
                 figures = [size, f"{_megabytes(speed)}/s"]
                 if total is not None:
                     figures.append(_time_left(total - done, speed))
-                display.show("counting", done, total, figures)
+                display.show(doing, done, total, figures)
 
             yield update
+        if not read:  # nothing of it was a stream
+            return
         seconds = _now() - start
-        self.note(f"counted {_megabytes(read)} in {seconds:.1f} s, {_megabytes(read / max(seconds, 1e-9))}/s")
+        self.note(f"{did} {_megabytes(read)} in {seconds:.1f} s, {_megabytes(read / max(seconds, 1e-9))}/s")
 
     @contextmanager
     def training(self, total_positions: int, epochs: int) -> Iterator[TrainingUpdate]:

@@ -10,8 +10,9 @@ import queue
 import stat
 import sys
 import threading
+import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +33,7 @@ _MAGIC = (
 )
 _HEAD_BYTES = 10
 _COMPRESSED_BYTES = 256 << 10  # read and decompressed at a time
+_ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, KeyError, EOFError, zlib.error)
 _BZ2_BLOCKS = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")  # of a file with content and of one without
 
 
@@ -42,6 +44,11 @@ class Source:
     name: str
     size: int | None
     """Bytes as stored (compressed, if it is), None when unknown."""
+    member: str | None = None
+    """The file inside a .zip archive; ``name`` is the archive then."""
+
+    def __str__(self) -> str:
+        return self.name if self.member is None else f"{self.name}, {self.member}"
 
 
 def find(path: str | Path) -> Source:
@@ -65,7 +72,39 @@ def find(path: str | Path) -> Source:
     return Source(str(path), info.st_size if stat.S_ISREG(info.st_mode) else None)
 
 
-def read(sources: Sequence[Source], on_bytes: OnBytes, chunk_bytes: int) -> Iterator[tuple[Source, memoryview]]:
+def is_plain(source: Source) -> bool:
+    """Say whether the bytes of a source lie in a file just as they are, so that it can be mapped into memory."""
+    if source.member is not None or source.size is None:
+        return False
+    with _Stored(source) as stored:
+        return stored.compression is None
+
+
+def zip_members(source: Source) -> list[Source] | None:
+    """Return the files in a .zip archive, or None if the source is not one.
+
+    :raises EmbedtrainError: if the archive is damaged or encrypted.
+    """
+    if source.name == STANDARD_INPUT:
+        return None
+    try:
+        if not zipfile.is_zipfile(source.name):
+            with io.FileIO(source.name) as file:
+                if file.read(4) == b"PK\x03\x04":
+                    raise zipfile.BadZipFile("its directory at the end is missing")
+            return None
+        with zipfile.ZipFile(source.name) as archive:
+            infos = [info for info in archive.infolist() if not info.is_dir()]
+    except OSError as error:
+        raise EmbedtrainError(f"{source}: cannot be read ({error.strerror or error})") from error
+    except _ZIP_ERRORS as error:
+        raise EmbedtrainError(f"{source}: the zip file is damaged or cut off ({error})") from error
+    if locked := next((info for info in infos if info.flag_bits & 1), None):
+        raise EmbedtrainError(f"{source}: {locked.filename} is encrypted; unpack it first")
+    return [Source(source.name, info.file_size, info.filename) for info in infos]
+
+
+def read(sources: Sequence[Source], on_bytes: OnBytes, chunk_bytes: int) -> Generator[tuple[Source, memoryview]]:
     """Yield the text of the sources in chunks, and after each source an empty chunk. A chunk is valid until the next.
 
     A thread of its own reads and decompresses ahead.
@@ -115,18 +154,20 @@ class _Stored(io.RawIOBase):
     """The bytes of a source as they are stored, counted."""
 
     def __init__(self, source: Source) -> None:
-        self.name = source.name
+        self.name = str(source)
         self.done = 0
         self.compression: str | None = None
         self._owned = source.name != STANDARD_INPUT
         try:
-            self._file: Any = io.FileIO(source.name) if self._owned else _standard_input()
+            self._file: Any = _open(source) if self._owned else _standard_input()
             # A pipe may give less than it is asked for.
             self._head = b""
             while len(self._head) < _HEAD_BYTES and (more := self._file.read(_HEAD_BYTES - len(self._head))):
                 self._head += more
         except OSError as error:
             raise self._unreadable(error) from error
+        except _ZIP_ERRORS as error:
+            raise EmbedtrainError(f"{self.name}: the zip file is damaged or cut off ({error})") from error
         for compression, magic in _MAGIC:
             if self._head.startswith(magic) and (compression != "bz2" or self._head[4:10] in _BZ2_BLOCKS):
                 self.compression = compression
@@ -155,7 +196,7 @@ class _Stored(io.RawIOBase):
                     if not more:
                         break
                     size += more
-        except (EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        except (EOFError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
             raise self._damaged(error) from error
         except OSError as error:
             if self.compression is None or error.errno is not None:
@@ -176,7 +217,11 @@ class _Stored(io.RawIOBase):
         return EmbedtrainError(f"{self.name}: cannot be read ({error.strerror or error})")
 
     def _damaged(self, error: Exception) -> EmbedtrainError:
-        return EmbedtrainError(f"{self.name}: the {self.compression} file is damaged or cut off ({error})")
+        return EmbedtrainError(f"{self.name}: the {self.compression or 'zip'} file is damaged or cut off ({error})")
+
+
+def _open(source: Source) -> Any:
+    return io.FileIO(source.name) if source.member is None else zipfile.ZipFile(source.name).open(source.member)
 
 
 def _standard_input() -> Any:

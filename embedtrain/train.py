@@ -6,6 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ def train(
     else:
         input, output = cuda.tables(len(corpus.vocabulary), options, device)
         steps = cuda.run(corpus, options, input, output)
+    source = _start_from(options.init_from, input, corpus, progress) if options.init_from is not None else None
     reports: list[Report] = []
     start = time.perf_counter()
     with progress.training(size * epochs, epochs) as update:
@@ -85,6 +87,8 @@ def train(
             "python": platform.python_version(),
         },
     }
+    if source is not None:
+        config["init_from"] = source
     assemble = _by_word if corpus.tokenizer_json is None else _by_token_id
     return assemble(input, corpus, config, reports)
 
@@ -100,6 +104,32 @@ def _tables(rows: int, options: Options) -> tuple[Tensor, Tensor]:
         ) from error
     ops.initial_weights(tables[0], 0, options.seed)
     return tables
+
+
+def _start_from(path: Path, input: Tensor, corpus: Corpus, progress: Progress) -> dict[str, Any]:
+    """Put the vectors of a source in the place of the initial weights; return the report of what it covers.
+
+    The output table still starts at zero: files of vectors do not hold it.
+
+    :param input: (V, D); rows of words that the source lacks are left alone.
+    """
+    from embedtrain.reading import ReadOptions, read_with
+    from embedtrain.wanted import Wanted
+
+    wanted = Wanted(corpus.vocabulary.words, corpus.vocabulary.counts)
+    vectors = read_with(ReadOptions(special_rows=False), path, wanted, progress)
+    if vectors.dim != input.shape[1]:
+        raise EmbedtrainError(
+            f"{path} has vectors of {vectors.dim} numbers, not {input.shape[1]}; pass --dim {vectors.dim}"
+        )
+    covered = torch.ones(len(vectors), dtype=torch.bool)
+    if vectors.missing is not None:
+        covered = ~torch.from_numpy(vectors.missing)
+        progress.note("words that are missing start from random numbers, as usual")
+    rows = covered.nonzero().squeeze(1)
+    input[rows.to(input.device)] = vectors.weight[rows].to(input.device)
+    source: dict[str, Any] = vectors.config["source"]
+    return source
 
 
 def _run(corpus: Corpus, options: Options, input: Tensor, output: Tensor) -> Iterator[tuple[Report, bool]]:

@@ -52,6 +52,8 @@ class Word2Vec(Options):
         :raises EmbedtrainError: what is wrong with the corpus or the machine, and what to do.
         """
         chosen = device.resolve(self.device, self.negative)
+        if self.init_from is not None and not self.init_from.exists():
+            raise EmbedtrainError(f"{self.init_from}: no such file or folder to take the initial vectors from")
         progress = progress or Progress(quiet=True)
         if isinstance(corpus, (str, os.PathLike)) or _is_files(corpus):
             with progress.counting() as update, _import_ahead() as import_ahead:

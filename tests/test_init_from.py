@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from embedtrain import EmbedtrainError, Word2Vec, fit
+
+SENTENCES = [["a", "b", "c", "d"], ["b", "a", "d", "c"], ["new", "a", "b"]] * 20
+# So small a rate that rows stay where they start, up to rounding.
+STILL = {"min_count": 1, "dim": 4, "workers": 1, "epochs": 1, "alpha": 1e-12, "min_alpha": 0.0, "sample": 0.0}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "vectors.txt"
+    rows = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
+    lines = [f"{word} {' '.join(map(str, row))}\n" for word, row in zip("dcbaz", rows, strict=True)]
+    path.write_text("5 4\n" + "".join(lines))
+    return path
+
+
+def test_training_starts_from_the_vectors(source: Path) -> None:
+    import embedtrain
+
+    vectors = embedtrain.read(source)
+    started = Word2Vec(**STILL, init_from=source).fit(SENTENCES)  # type: ignore[arg-type]
+    usual = Word2Vec(**STILL).fit(SENTENCES)  # type: ignore[arg-type]
+    for word in "abcd":
+        torch.testing.assert_close(started[word], vectors[word], rtol=0, atol=1e-9)
+    torch.testing.assert_close(started["new"], usual["new"], rtol=0, atol=1e-9)
+    assert "z" not in started
+    assert started.config["init_from"]["vocabulary"]["exact"] == 4
+    assert started.config["options"]["init_from"] == str(source)
+
+
+def test_training_goes_on_from_an_earlier_result(tmp_path: Path) -> None:
+    first = Word2Vec(min_count=1, dim=4, workers=1, epochs=3).fit(SENTENCES)
+    first.save(tmp_path / "out")
+    again = Word2Vec(**STILL, init_from=tmp_path / "out").fit(SENTENCES)  # type: ignore[arg-type]
+    for word in ("a", "new"):
+        torch.testing.assert_close(again[word], first[word], rtol=0, atol=1e-9)
+
+
+def test_bad_sources(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(map(" ".join, SENTENCES)))
+
+    def run(*arguments: str) -> str:
+        assert fit.main([str(corpus), "--min-count", "1", "--out", str(tmp_path / "out"), *arguments]) == 2
+        assert not (tmp_path / "out").exists()
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert "not 100; pass --dim 4" in run("--init-from", str(source))
+    assert "no such file" in run("--init-from", str(tmp_path / "nothing"))
+    assert "none of the formats" in run("--init-from", str(corpus))
+    with pytest.raises(EmbedtrainError, match="no word of the vocabulary"):
+        Word2Vec(**STILL, init_from=source).fit([["x", "y"]] * 20)  # type: ignore[arg-type]
