@@ -380,9 +380,10 @@ def test_workers_do_not_overshoot(kernel, workers, alpha):
     """All learn the same few rows at a high rate: the most that adding up what each thread has learned can go wrong."""
     case = dataclasses.replace(MANY, vocabulary=20, sample=0.0, epochs=2, alpha=alpha)
     one, many = train(case), train(case, 20_000, workers)
-    assert many[2][-1][0].item() == pytest.approx(one[2][-1][0].item(), rel=0.02)
-    for a, b in zip(one[:2], many[:2], strict=True):
-        assert b.norm().item() == pytest.approx(a.norm().item(), rel=0.1)
+    assert many[2][-1][0].item() == pytest.approx(one[2][-1][0].item(), rel=0.01)
+    # Of the scores: the tables may differ by a factor in one and its inverse in the other, which changes nothing.
+    scores, expected = (input @ output.T for input, output, _ in (many, one))
+    assert scores.norm().item() == pytest.approx(expected.norm().item(), rel=0.1)
 
 
 def test_tables_are_complete_after_synchronising(kernel):
