@@ -490,6 +490,8 @@ def test_two_workers(result: Result, folder: Path, main: Callable[..., int]) -> 
     assert main("corpus.txt", *SMALL, "--workers", 2) == 0
     one, two = embedtrain.load(result.out), embedtrain.load(folder / "out")
     assert one.words == two.words
+    # A thread that is held up trains its words later than one worker would. Of 300 runs the median was 1 - 1e-7, and
+    # the lowest, on a busy machine, 0.969.
     assert torch.cosine_similarity(one.weight[2:], two.weight[2:]).min() > 0.95
 
 
