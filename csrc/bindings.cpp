@@ -327,16 +327,16 @@ void bind_cuda(py::module_& m) {
         return py::make_tuple(worker.threads, worker.shared_bytes);
     });
     m.def("cuda_default_workers", &cuda_default_workers);  // (dim, window, negative, device)
-    m.def("cuda_train_block", [](int workers, uintptr_t workspace, int device, uintptr_t stream,
-                                 const py::kwargs& arguments) {
-        const CudaBlock block = cuda_block(arguments);
-        py::gil_scoped_release without_gil;
-        cuda_train_block(block, workers, pointer<void>(workspace), device, pointer<void>(stream));
-    });
+    m.def("cuda_train_block",
+          [](int workers, uintptr_t workspace, int device, uintptr_t stream, const py::kwargs& arguments) {
+              const CudaBlock block = cuda_block(arguments);
+              py::gil_scoped_release without_gil;
+              cuda_train_block(block, workers, pointer<void>(workspace), device, pointer<void>(stream));
+          });
     m.def(
         "cuda_initial_weights",
-        [](uintptr_t table, int64_t first_row, int64_t rows, int dim, int64_t stride, uint64_t seed, int device,
-           uintptr_t stream) {
+        [](uintptr_t table, int64_t first_row, int64_t rows, int dim, int64_t stride, uint64_t seed,
+           int device, uintptr_t stream) {
             cuda_initial_weights(pointer<float>(table), first_row, rows, dim, stride, seed, device,
                                  pointer<void>(stream));
         },
