@@ -6,9 +6,11 @@
 // only to add up dot products.
 //
 // For a centre with a group of contexts X (C, D) and targets Y (T, D), as on the CPU:
-//     S = X Yᵀ                      tiles of 5 x 6 dot products in registers, added across the lanes all at
-//     once G = rate (L - σ(S))           a pair per lane Y += Gᵀ X,  X += G Y          both from the values
-//     before; added to the tables by vector atomics
+//     S = X Yᵀ                   tiles of 5 x 6 dot products, added across the lanes all at once
+//
+//     G = rate (L - σ(S))        a pair per lane
+//
+//     Y += Gᵀ X,  X += G Y       both from the values before; added to the tables by vector atomics
 #pragma once
 
 #include <cmath>
