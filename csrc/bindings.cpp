@@ -197,34 +197,30 @@ void bind_sampling(py::module_& m) {
         WithoutGil());
 }
 
-// A Block from keyword arguments, the same for all functions that take one.
-struct BlockArguments {
-    Block block;
-
-    explicit BlockArguments(const py::kwargs& k) {
-        block.input = pointer<float>(k["input"].cast<uintptr_t>());
-        block.output = pointer<float>(k["output"].cast<uintptr_t>());
-        block.stride = k["stride"].cast<int64_t>();
-        block.dim = k["dim"].cast<int>();
-        block.ids = pointer<int32_t>(k["ids"].cast<uintptr_t>());
-        block.tokens = k["tokens"].cast<int64_t>();
-        block.offsets = pointer<int64_t>(k["offsets"].cast<uintptr_t>());
-        block.sentences = k["sentences"].cast<int64_t>();
-        block.first_position = k["first_position"].cast<int64_t>();
-        block.keep = pointer<uint32_t>(k["keep"].cast<uintptr_t>());
-        block.noise = pointer<NoiseColumn>(k["noise"].cast<uintptr_t>());
-        block.vocabulary = k["vocabulary"].cast<int64_t>();
-        block.seed = k["seed"].cast<uint64_t>();
-        block.epoch = k["epoch"].cast<uint32_t>();
-        block.window = k["window"].cast<int>();
-        block.negative = k["negative"].cast<int>();
-        block.shrink_window = k["shrink_window"].cast<bool>();
-        block.alpha = k["alpha"].cast<double>();
-        block.alpha_step = k["alpha_step"].cast<double>();
-        block.min_alpha = k["min_alpha"].cast<double>();
-        block.corpus_size = k["corpus_size"].cast<int64_t>();
-    }
-};
+// What all blocks have, from keyword arguments.
+void fill_block(TrainingBlock& block, const py::kwargs& k) {
+    block.input = pointer<float>(k["input"].cast<uintptr_t>());
+    block.output = pointer<float>(k["output"].cast<uintptr_t>());
+    block.stride = k["stride"].cast<int64_t>();
+    block.dim = k["dim"].cast<int>();
+    block.ids = pointer<int32_t>(k["ids"].cast<uintptr_t>());
+    block.tokens = k["tokens"].cast<int64_t>();
+    block.offsets = pointer<int64_t>(k["offsets"].cast<uintptr_t>());
+    block.sentences = k["sentences"].cast<int64_t>();
+    block.first_position = k["first_position"].cast<int64_t>();
+    block.keep = pointer<uint32_t>(k["keep"].cast<uintptr_t>());
+    block.noise = pointer<NoiseColumn>(k["noise"].cast<uintptr_t>());
+    block.vocabulary = k["vocabulary"].cast<int64_t>();
+    block.seed = k["seed"].cast<uint64_t>();
+    block.epoch = k["epoch"].cast<uint32_t>();
+    block.window = k["window"].cast<int>();
+    block.negative = k["negative"].cast<int>();
+    block.shrink_window = k["shrink_window"].cast<bool>();
+    block.alpha = k["alpha"].cast<double>();
+    block.alpha_step = k["alpha_step"].cast<double>();
+    block.min_alpha = k["min_alpha"].cast<double>();
+    block.corpus_size = k["corpus_size"].cast<int64_t>();
+}
 
 // Every window of a block, flat: what the tests compare with the reference.
 struct WindowList {
@@ -262,21 +258,23 @@ void bind_cpu(py::module_& m) {
         .def("synchronise", &Replicas::synchronise, WithoutGil());
     m.def("train_block",
           [](int64_t begin, int64_t end, const Replicas& replicas, const py::kwargs& arguments) {
-              const BlockArguments parsed(arguments);
+              Block block;
+              fill_block(block, arguments);
               Stats stats;
               {
                   py::gil_scoped_release without_gil;
-                  stats = train_block(parsed.block, begin, end, replicas);
+                  stats = train_block(block, begin, end, replicas);
               }
               return py::make_tuple(stats.loss, stats.pairs, stats.centres);
           });
     m.def("list_windows", [](int64_t begin, int64_t end, const py::kwargs& arguments) {
-        const BlockArguments parsed(arguments);
+        Block block;
+        fill_block(block, arguments);
         WindowList list;
-        list.negative = parsed.block.negative;
+        list.negative = block.negative;
         {
             py::gil_scoped_release without_gil;
-            list_windows(parsed.block, begin, end, WindowList::add, &list);
+            list_windows(block, begin, end, WindowList::add, &list);
         }
         return py::make_tuple(to_array(list.centres), to_array(list.context_offsets), to_array(list.contexts),
                               to_array(list.negatives), to_array(list.rates));
@@ -287,29 +285,9 @@ void bind_cpu(py::module_& m) {
 // All addresses are of the device's memory.
 CudaBlock cuda_block(const py::kwargs& k) {
     CudaBlock block;
-    block.input = pointer<float>(k["input"].cast<uintptr_t>());
-    block.output = pointer<float>(k["output"].cast<uintptr_t>());
-    block.stride = k["stride"].cast<int64_t>();
-    block.dim = k["dim"].cast<int>();
-    block.ids = pointer<int32_t>(k["ids"].cast<uintptr_t>());
-    block.tokens = k["tokens"].cast<int64_t>();
-    block.offsets = pointer<int64_t>(k["offsets"].cast<uintptr_t>());
-    block.sentences = k["sentences"].cast<int64_t>();
+    fill_block(block, k);
     block.begin = k["begin"].cast<int64_t>();
     block.end = k["end"].cast<int64_t>();
-    block.first_position = k["first_position"].cast<int64_t>();
-    block.keep = pointer<uint32_t>(k["keep"].cast<uintptr_t>());
-    block.noise = pointer<NoiseColumn>(k["noise"].cast<uintptr_t>());
-    block.vocabulary = k["vocabulary"].cast<int64_t>();
-    block.seed = k["seed"].cast<uint64_t>();
-    block.epoch = k["epoch"].cast<uint32_t>();
-    block.window = k["window"].cast<int>();
-    block.negative = k["negative"].cast<int>();
-    block.shrink_window = k["shrink_window"].cast<bool>();
-    block.alpha = k["alpha"].cast<double>();
-    block.alpha_step = k["alpha_step"].cast<double>();
-    block.min_alpha = k["min_alpha"].cast<double>();
-    block.corpus_size = k["corpus_size"].cast<int64_t>();
     block.input_damping = pointer<float>(k["input_damping"].cast<uintptr_t>());
     block.output_damping = pointer<float>(k["output_damping"].cast<uintptr_t>());
     block.stats = pointer<double>(k["stats"].cast<uintptr_t>());

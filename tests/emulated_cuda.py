@@ -40,13 +40,13 @@ class CudaBlock(ctypes.Structure):
     _fields_ = (
         ("input", ctypes.c_void_p), ("output", ctypes.c_void_p), ("stride", ctypes.c_int64), ("dim", ctypes.c_int),
         ("ids", ctypes.c_void_p), ("tokens", ctypes.c_int64), ("offsets", ctypes.c_void_p),
-        ("sentences", ctypes.c_int64), ("begin", ctypes.c_int64), ("end", ctypes.c_int64),
-        ("first_position", ctypes.c_int64), ("keep", ctypes.c_void_p), ("noise", ctypes.c_void_p),
+        ("sentences", ctypes.c_int64), ("first_position", ctypes.c_int64),
+        ("keep", ctypes.c_void_p), ("noise", ctypes.c_void_p),
         ("vocabulary", ctypes.c_int64), ("seed", ctypes.c_uint64), ("epoch", ctypes.c_uint32),
         ("window", ctypes.c_int), ("negative", ctypes.c_int), ("shrink_window", ctypes.c_bool),
         ("alpha", ctypes.c_double), ("alpha_step", ctypes.c_double), ("min_alpha", ctypes.c_double),
-        ("corpus_size", ctypes.c_int64), ("input_damping", ctypes.c_void_p), ("output_damping", ctypes.c_void_p),
-        ("stats", ctypes.c_void_p),
+        ("corpus_size", ctypes.c_int64), ("begin", ctypes.c_int64), ("end", ctypes.c_int64),
+        ("input_damping", ctypes.c_void_p), ("output_damping", ctypes.c_void_p), ("stats", ctypes.c_void_p),
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "sampling/draws.h"
+#include "sampling/block.h"
 
 namespace embedtrain {
 
@@ -18,43 +18,14 @@ struct Replica {
     int64_t rows = 0;
 };
 
-// A block of the encoded corpus and how to train on it. Rows are 64-byte aligned; stride is a multiple of 16
+// A block for a CPU kernel. Rows are 64-byte aligned; stride is a multiple of 16
 // floats and the floats between dim and stride are zero, and stay so.
-struct Block {
-    float* input;   // (V, stride) word2vec.c's syn0: the embeddings
-    float* output;  // (V, stride) word2vec.c's syn1neg
-    int64_t stride;
-    int dim;
-    const int32_t* ids;  // (tokens)
-    int64_t tokens;
-    const int64_t* offsets;  // (sentences + 1), rising, sentence s is ids[offsets[s] ... offsets[s + 1])
-    int64_t sentences;
-    int64_t first_position;    // of ids[0] in the corpus
-    const uint32_t* keep;      // (V) thresholds
-    const NoiseColumn* noise;  // (V)
-    int64_t vocabulary;
-    uint64_t seed;
-    uint32_t epoch;
-    int window;
-    int negative;
-    bool shrink_window;
-    double alpha;         // learning rate at position 0 of epoch 0
-    double alpha_step;    // what it loses per position
-    double min_alpha;     // and where it ends
-    int64_t corpus_size;  // positions in an epoch
-    // The rest is filled in by dispatch.cpp.
+struct Block : TrainingBlock {
+    // Filled in by dispatch.cpp.
     int64_t longest_sentence = 0;  // of those that are trained on: bounds the work space
     Replica input_copies, output_copies;
     int most_uses = 1;  // of a copy, until it is synchronised
 };
-
-// Of the centre at ids[token]: linear in the position, over all epochs.
-inline double learning_rate(const Block& block, int64_t token) {
-    const double step = static_cast<double>(block.epoch) * static_cast<double>(block.corpus_size) +
-                        static_cast<double>(block.first_position + token);
-    const double rate = block.alpha - block.alpha_step * step;
-    return rate > block.min_alpha ? rate : block.min_alpha;
-}
 
 // Sums over what was trained; loss / pairs is the mean of -log σ(x·y⁺) - Σ_K log σ(-x·y⁻).
 struct Stats {

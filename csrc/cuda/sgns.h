@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "sampling/draws.h"
+#include "sampling/block.h"
 
 namespace embedtrain {
 
@@ -13,32 +13,11 @@ namespace embedtrain {
 // noise words per lane.
 constexpr int kCudaMaxDim = 1024, kCudaMaxNegative = 64;
 
-// A block of the encoded corpus and how to train on it. All pointers are to the device's memory. Rows start
+// A block for the CUDA kernels. All pointers are to the device's memory. Rows start
 // on 16 bytes; stride is a multiple of 4 floats, and the floats between dim and the next multiple of 4 are
 // zero and stay so.
-struct CudaBlock {
-    float* input;   // (V, stride) word2vec.c's syn0: the embeddings
-    float* output;  // (V, stride) word2vec.c's syn1neg
-    int64_t stride;
-    int dim;
-    const int32_t* ids;  // (tokens)
-    int64_t tokens;
-    const int64_t* offsets;  // (sentences + 1), sentence s is ids[offsets[s] ... offsets[s + 1])
-    int64_t sentences;
-    int64_t begin, end;        // train the centres at ids[begin ... end)
-    int64_t first_position;    // of ids[0] in the corpus
-    const uint32_t* keep;      // (V) thresholds
-    const NoiseColumn* noise;  // (V)
-    int64_t vocabulary;
-    uint64_t seed;
-    uint32_t epoch;
-    int window;
-    int negative;
-    bool shrink_window;
-    double alpha;         // learning rate at position 0 of epoch 0
-    double alpha_step;    // what it loses per position
-    double min_alpha;     // and where it ends
-    int64_t corpus_size;  // positions in an epoch
+struct CudaBlock : TrainingBlock {
+    int64_t begin, end;  // train the centres at ids[begin ... end)
     // (V) what the updates of a row are multiplied by, so that many windows in flight do not overshoot;
     // null: 1.
     const float* input_damping;

@@ -179,18 +179,10 @@ class Worker {
         return factors ? factors[word] : 1.0f;
     }
 
-    // Linear in the position, over all epochs.
-    __device__ float rate_of(const Centre& centre) const {
-        const double step = static_cast<double>(block_.epoch) * static_cast<double>(block_.corpus_size) +
-                            static_cast<double>(block_.first_position + block_.begin + centre.at);
-        const double rate = block_.alpha - block_.alpha_step * step;
-        return static_cast<float>(rate > block_.min_alpha ? rate : block_.min_alpha);
-    }
-
     __device__ void train_window(int32_t index, const Centre& centre, const Target* targets, int count) {
         ++centres_;
         pairs_ += centre.right - centre.left - 1;
-        const float rate = rate_of(centre);
+        const float rate = static_cast<float>(learning_rate(block_, block_.begin + centre.at));
         const int32_t here = set_.margin + index;
         int32_t next = centre.left;
         for (;;) {
