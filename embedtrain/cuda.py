@@ -141,19 +141,14 @@ def train_block(
             raise TypeError(
                 f"{name} must be a float32 matrix on {device}, not {table.dtype} {tuple(table.shape)} on {table.device}"
             )
-    if input.shape != output.shape:
-        raise ValueError(f"input {tuple(input.shape)} and output {tuple(output.shape)} must have the same shape")
-    vocabulary, dim = input.shape
-    ops._require_at_least(1, vocabulary=vocabulary, dim=dim, window=window, negative=negative, corpus_size=corpus_size)
-    ops._require_at_least(
-        0, begin=begin, first_position=first_position, epoch=epoch, seed=seed, sentences=offsets.numel() - 1,
-        workers=workers,
+    settings = ops.training_settings(
+        input, output, corpus_size=corpus_size, epochs=epochs, seed=seed, window=window, negative=negative,
+        shrink_window=shrink_window, alpha=alpha, min_alpha=min_alpha,
     )  # fmt: skip
-    ops._require_at_least(epoch + 1, epochs=epochs)
-    if end > ids.numel():
-        raise ValueError(f"end must be at most the number of ids, {ids.numel()}, not {end}")
-    block: dict[str, Any] = {
-        "dim": dim,
+    vocabulary, dim = input.shape
+    ops.require_span(ids, offsets, begin, end, first_position, epoch, epochs)
+    ops._require_at_least(0, workers=workers)
+    block: dict[str, Any] = settings | {
         "ids": _address(ids, "ids", torch.int32, device, None),
         "tokens": ids.numel(),
         "offsets": _address(offsets, "offsets", torch.int64, device, None),
@@ -163,16 +158,7 @@ def train_block(
         "first_position": first_position,
         "keep": _address(keep, "keep", torch.int32, device, vocabulary),
         "noise": _address(noise, "noise", torch.int32, device, vocabulary, 2),
-        "vocabulary": vocabulary,
-        "seed": seed,
         "epoch": epoch,
-        "window": window,
-        "negative": negative,
-        "shrink_window": shrink_window,
-        "alpha": alpha,
-        "alpha_step": (alpha - min_alpha) / (epochs * corpus_size),
-        "min_alpha": min_alpha,
-        "corpus_size": corpus_size,
         "stats": _address(stats, "stats", torch.float64, device, 3),
         "input": 0,
         "output": 0,

@@ -376,6 +376,51 @@ def list_windows(
     return centres, context_offsets, contexts, negatives.view(len(centres), block["negative"]), rates
 
 
+def training_settings(
+    input: Tensor,
+    output: Tensor,
+    *,
+    corpus_size: int,
+    epochs: int,
+    seed: int,
+    window: int,
+    negative: int,
+    shrink_window: bool,
+    alpha: float,
+    min_alpha: float,
+) -> dict[str, Any]:
+    """Return what the native core is told of a training on any device, checked."""
+    if input.shape != output.shape:
+        raise ValueError(f"input {tuple(input.shape)} and output {tuple(output.shape)} must have the same shape")
+    vocabulary, dim = input.shape
+    _require_at_least(
+        1, vocabulary=vocabulary, dim=dim, window=window, negative=negative, corpus_size=corpus_size, epochs=epochs
+    )
+    _require_at_least(0, seed=seed)
+    return {
+        "dim": dim,
+        "vocabulary": vocabulary,
+        "seed": seed,
+        "window": window,
+        "negative": negative,
+        "shrink_window": shrink_window,
+        "alpha": alpha,
+        "alpha_step": (alpha - min_alpha) / (epochs * corpus_size),
+        "min_alpha": min_alpha,
+        "corpus_size": corpus_size,
+    }
+
+
+def require_span(
+    ids: Tensor, offsets: Tensor, begin: int, end: int, first_position: int, epoch: int, epochs: int
+) -> None:
+    """Check what part of the corpus a call is to train on."""
+    _require_at_least(0, begin=begin, first_position=first_position, epoch=epoch, sentences=offsets.numel() - 1)
+    _require_at_least(epoch + 1, epochs=epochs)
+    if end > ids.numel():
+        raise ValueError(f"end must be at most the number of ids, {ids.numel()}, not {end}")
+
+
 class Trainer:
     """Trains two tables, block after block, as :func:`train_block` does with one.
 
@@ -406,34 +451,22 @@ class Trainer:
     ):
         _require_table(input, "input")
         _require_table(output, "output")
-        if input.shape != output.shape:
-            raise ValueError(f"input {tuple(input.shape)} and output {tuple(output.shape)} must have the same shape")
-        vocabulary, dim = input.shape
-        _require_at_least(
-            1, vocabulary=vocabulary, dim=dim, window=window, negative=negative, corpus_size=corpus_size,
-            epochs=epochs, workers=workers,
+        settings = training_settings(
+            input, output, corpus_size=corpus_size, epochs=epochs, seed=seed, window=window, negative=negative,
+            shrink_window=shrink_window, alpha=alpha, min_alpha=min_alpha,
         )  # fmt: skip
-        _require_at_least(0, seed=seed)
+        _require_at_least(1, workers=workers)
         if not _is_padded(input) or not _is_padded(output):
             raise ValueError("input and output must be tables from new_table()")
         self._tensors = (input, output, keep, noise)  # are to live as long as their addresses are used
         self._epochs = epochs
-        self._settings = {
+        vocabulary = settings["vocabulary"]
+        self._settings = settings | {
             "input": input.data_ptr(),
             "output": output.data_ptr(),
             "stride": input.stride(0),
-            "dim": dim,
             "keep": _require(keep, "keep", torch.int32, vocabulary),
             "noise": _require(noise, "noise", torch.int32, vocabulary, 2),
-            "vocabulary": vocabulary,
-            "seed": seed,
-            "window": window,
-            "negative": negative,
-            "shrink_window": shrink_window,
-            "alpha": alpha,
-            "alpha_step": (alpha - min_alpha) / (epochs * corpus_size),
-            "min_alpha": min_alpha,
-            "corpus_size": corpus_size,
         }
         self._replicas = core.Replicas(input.data_ptr(), output.data_ptr(), vocabulary, input.stride(0), workers)
 
@@ -456,12 +489,7 @@ class Trainer:
         self, ids: Tensor, offsets: Tensor, begin: int, end: int, first_position: int, epoch: int
     ) -> dict[str, Any]:
         """Return what the native core is told, checked."""
-        _require_at_least(
-            0, begin=begin, first_position=first_position, epoch=epoch, sentences=offsets.numel() - 1
-        )  # fmt: skip
-        _require_at_least(epoch + 1, epochs=self._epochs)
-        if end > ids.numel():
-            raise ValueError(f"end must be at most the number of ids, {ids.numel()}, not {end}")
+        require_span(ids, offsets, begin, end, first_position, epoch, self._epochs)
         return self._settings | {
             "ids": _require(ids, "ids", torch.int32, None),
             "tokens": ids.numel(),
