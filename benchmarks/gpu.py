@@ -264,6 +264,7 @@ def billion(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from embedtrain import cuda
+    from embedtrain.loop import State, train_blocks
     from embedtrain.options import Options
 
     ids, offsets, counts = zipf_corpus(options.billion, options.vocabulary, torch.device(DEVICE))
@@ -288,7 +289,8 @@ def billion(options: argparse.Namespace) -> dict[str, Any]:
         input, output = cuda.tables(len(counts), settings, DEVICE)
         ready = time.perf_counter()
         last = {}
-        for report, _ in cuda.run(Corpus(), settings, input, output, card=card):
+        engine = cuda.Gpu(Corpus(), settings, input, output, card)
+        for report, _ in train_blocks(engine, len(ids), settings, State()):
             last = report
         trained = time.perf_counter()
         input.cpu()
@@ -301,7 +303,7 @@ def billion(options: argparse.Namespace) -> dict[str, Any]:
             "loss": last["loss"],
         }
         say(f"  {name}: {results[name]['training_seconds']:.2f} s, loss {last['loss']:.3f}")
-        del input, output
+        del input, output, engine
         torch.cuda.empty_cache()
     return results
 

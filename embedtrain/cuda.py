@@ -11,9 +11,8 @@ miss what the others are learning; :func:`damping` says why that does no harm.
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -34,10 +33,6 @@ REACH = 0.4
 _BLOCK_TOKENS = 1 << 22
 # Blocks that are enqueued before the loss of the first of them is read.
 _AHEAD = 3
-# The loss curve has at least this many points.
-_REPORTS = 100
-
-Report = dict[str, Any]
 
 
 class Kernels(Protocol):
@@ -311,88 +306,67 @@ def tables(rows: int, options: Options, device: str, *, kernels: Kernels = core)
     return input, output
 
 
-def run(
-    corpus: Corpus, options: Options, input: Tensor, output: Tensor, *, card: Card | None = None
-) -> Iterator[tuple[Report, bool]]:
-    """Train; yield after each block the figures of the interval so far, and whether they are a finished report.
+class Gpu:
+    """Trains on a GPU.
 
-    The tables hold the result when this has ended.
-
-    :raises EmbedtrainError: if training diverges, memory runs out, or the device fails.
+    :param input: float32 (V, D) on the device, from :func:`tables`. :param output: likewise.
+    :raises EmbedtrainError: here or in its methods, if memory runs out or the device fails.
     """
-    with _explained(input.device, "training"):
-        card = card or Card(input.device)
-        yield from _run(corpus, options, input, output, card)
-        card.event()()
 
+    ahead = _AHEAD
 
-def _run(corpus: Corpus, options: Options, input: Tensor, output: Tensor, card: Card) -> Iterator[tuple[Report, bool]]:
-    device = input.device
-    size, epochs = len(corpus.ids), options.epochs
-    total = size * epochs
-    counts = torch.from_numpy(corpus.vocabulary.counts)
-    host_keep = ops.keep_thresholds(counts, options.sample)
-    noise, keep = ops.alias_table(counts, options.ns_exponent).to(device), host_keep.to(device)
-    workers = card.kernels.cuda_default_workers(options.dim, options.window, options.negative, _index(device))
-    factors = damping(
-        counts.to(device), keep, noise, workers, options.window, options.negative, options.shrink_window, options.alpha
-    )
-    feed = _feed(corpus, options, card, host_keep)
-    stats = torch.zeros(3, dtype=torch.float64, device=device)
-    started: deque[tuple[int, int, Tensor, Callable[[], None]]] = deque()
-    slots = [card.host_buffer(3, torch.float64) for _ in range(_AHEAD + 1)]
-    reports = _Reports(options, size)
-    blocks = -(-size // _BLOCK_TOKENS)
-    for epoch in range(epochs):
-        for block in range(blocks):
-            # Of equal size, because a short one at the end would give a last loss of few pairs.
-            begin, end = size * block // blocks, size * (block + 1) // blocks
-            ids, offsets, first = feed.take(epoch, begin, end)
-            train_block(
-                input, output, stats, ids, offsets, keep, noise, begin - first, end - first, first, size, epoch, epochs,
-                options.seed, options.window, options.negative, options.shrink_window, options.alpha,
-                options.min_alpha, workers, factors=factors, kernels=card.kernels,
-            )  # fmt: skip
-            feed.release()
-            slot = slots[(epoch * blocks + block) % len(slots)]
-            slot.copy_(stats, non_blocking=True)
-            started.append((epoch * size + end, epoch + 1, slot, card.event()))
-            while len(started) > _AHEAD or (started and epoch * size + end == total):
-                position, number, done, wait = started.popleft()
-                wait()
-                yield reports.next(position, number, done.tolist())
-
-
-class _Reports:
-    """Turns the running sums of training into the figures of intervals."""
-
-    def __init__(self, options: Options, size: int) -> None:
-        self._options, self._size, self._total = options, size, size * options.epochs
-        self._next = self._interval = -(-self._total // _REPORTS)
-        self._since, self._at, self._start = 0, time.perf_counter(), [0.0, 0.0, 0.0]
-
-    def next(self, position: int, epoch: int, sums: list[float]) -> tuple[Report, bool]:
-        options = self._options
-        loss, pairs = sums[0] - self._start[0], sums[1] - self._start[1]
-        if not math.isfinite(loss):
-            raise EmbedtrainError(
-                f"training diverged: the loss is {loss} at position {position:,} (epoch {epoch}); lower --alpha "
-                f"({options.alpha:g})"
+    def __init__(
+        self, corpus: Corpus, options: Options, input: Tensor, output: Tensor, card: Card | None = None
+    ) -> None:
+        self.input, self.output, self.block_tokens = input, output, _BLOCK_TOKENS
+        self._options, self._size = options, len(corpus.ids)
+        with _explained(input.device, "training"):
+            self._card = card = card or Card(input.device)
+            counts = torch.from_numpy(corpus.vocabulary.counts)
+            keep = ops.keep_thresholds(counts, options.sample)
+            self._keep = keep.to(input.device)
+            self._noise = ops.alias_table(counts, options.ns_exponent).to(input.device)
+            self._workers = card.kernels.cuda_default_workers(
+                options.dim, options.window, options.negative, _index(input.device)
             )
-        report = {
-            "position": position,
-            "epoch": epoch,
-            "loss": loss / pairs if pairs else math.nan,  # null in metrics.jsonl
-            "rate": max(
-                options.min_alpha, options.alpha - (options.alpha - options.min_alpha) * position / self._total
-            ),
-            "words_per_second": round((position - self._since) / max(time.perf_counter() - self._at, 1e-9)),
-        }
-        finished = position >= self._next or position % self._size == 0
-        if finished:
-            self._next = position + self._interval
-            self._since, self._at, self._start = position, time.perf_counter(), sums
-        return report, finished
+            self._factors = damping(
+                counts.to(input.device), self._keep, self._noise, self._workers, options.window, options.negative,
+                options.shrink_window, options.alpha,
+            )  # fmt: skip
+            self._feed = _feed(corpus, options, card, keep)
+            self._stats = torch.zeros(3, dtype=torch.float64, device=input.device)
+            self._slots = deque(card.host_buffer(3, torch.float64) for _ in range(_AHEAD + 1))
+
+    def train(self, epoch: int, begin: int, end: int) -> Callable[[], Sequence[float]]:
+        """Enqueue the training of a block."""
+        options = self._options
+        with _explained(self.input.device, "training"):
+            ids, offsets, first = self._feed.take(epoch, begin, end)
+            self._stats.zero_()
+            train_block(
+                self.input, self.output, self._stats, ids, offsets, self._keep, self._noise, begin - first, end - first,
+                first, self._size, epoch, options.epochs, options.seed, options.window, options.negative,
+                options.shrink_window, options.alpha, options.min_alpha, self._workers, factors=self._factors,
+                kernels=self._card.kernels,
+            )  # fmt: skip
+            self._feed.release()
+            self._slots.rotate()
+            slot = self._slots[0]
+            slot.copy_(self._stats, non_blocking=True)
+            event = self._card.event()
+
+        def wait() -> Sequence[float]:
+            with _explained(self.input.device, "training"):
+                event()
+            sums: list[float] = slot.tolist()
+            return sums
+
+        return wait
+
+    def synchronise(self) -> None:
+        """Wait until all work that is enqueued is done."""
+        with _explained(self.input.device, "training"):
+            self._card.event()()
 
 
 class _Resident:

@@ -1,11 +1,10 @@
-"""The training loop: block after block of the corpus through the native kernel, with loss and speed reported."""
+"""From an encoded corpus to embeddings: the tables, the threads that train them, and what becomes of the result."""
 
 from __future__ import annotations
 
 import math
 import platform
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,15 @@ from embedtrain.corpus import Corpus
 from embedtrain.device import describe
 from embedtrain.embeddings import Embeddings
 from embedtrain.errors import EmbedtrainError
+from embedtrain.loop import Engine, Report, State, train_blocks
 from embedtrain.options import Options
 from embedtrain.progress import Progress
 from embedtrain.vocabulary import PAD, UNK
 
 # Tokens per worker and call of the kernel: a twentieth of a second, so that the progress bar moves and Ctrl-C is heard.
 _BLOCK_TOKENS = 1 << 17
-# The loss curve has at least this many points.
-_REPORTS = 100
 # The row of unknown words is the mean of so many of the rarest words, as in GloVe.
 _RARE_WORDS = 100
-
-Report = dict[str, Any]
 
 
 def train(
@@ -43,17 +39,15 @@ def train(
     :raises EmbedtrainError: if the tables do not fit into memory, or training diverges.
     """
     size, epochs = len(corpus.ids), options.epochs
-    if device == "cpu":
-        input, output = _tables(len(corpus.vocabulary), options)
-        steps = _run(corpus, options, input, output)
-    else:
-        input, output = cuda.tables(len(corpus.vocabulary), options, device)
-        steps = cuda.run(corpus, options, input, output)
+    on_cpu = device == "cpu"
+    input, output = (
+        _tables(len(corpus.vocabulary), options) if on_cpu else cuda.tables(len(corpus.vocabulary), options, device)
+    )
     source = _start_from(options.init_from, input, corpus, progress) if options.init_from is not None else None
-    reports: list[Report] = []
-    start = time.perf_counter()
+    engine: Engine = (Threads if on_cpu else cuda.Gpu)(corpus, options, input, output)
+    state = State()
     with progress.training(size * epochs, epochs) as update:
-        for report, finished in steps:
+        for report, finished in train_blocks(engine, size, options, state):
             update(
                 report["position"],
                 loss=report["loss"],
@@ -61,10 +55,9 @@ def train(
                 words_per_second=report["words_per_second"],
             )
             if finished:
-                reports.append(report)
                 log(report)
-    seconds = time.perf_counter() - start
-    del output, steps  # makes room for the result
+    reports = state.reports
+    del output, engine  # makes room for the result
     input = input.cpu()
     if all(math.isnan(report["loss"]) for report in reports):
         progress.note(
@@ -75,8 +68,8 @@ def train(
         "corpus": _describe(corpus),
         "results": {
             "final_loss": reports[-1]["loss"],
-            "words_per_second": round(size * epochs / seconds),
-            "training_seconds": round(seconds, 3),
+            "words_per_second": round(size * epochs / max(state.seconds, 1e-9)),
+            "training_seconds": round(state.seconds, 3),
             "kernel": describe(device),
             "machine": platform.machine(),
         },
@@ -132,48 +125,36 @@ def _start_from(path: Path, input: Tensor, corpus: Corpus, progress: Progress) -
     return source
 
 
-def _run(corpus: Corpus, options: Options, input: Tensor, output: Tensor) -> Iterator[tuple[Report, bool]]:
-    """Train; yield after each block the figures of the interval so far, and whether they are a finished report."""
-    counts = torch.from_numpy(corpus.vocabulary.counts)
-    noise = ops.alias_table(counts, options.ns_exponent)
-    keep = ops.keep_thresholds(counts, options.sample)
-    ids, offsets = torch.from_numpy(corpus.ids), torch.from_numpy(corpus.offsets)
-    size, total = len(corpus.ids), len(corpus.ids) * options.epochs
-    blocks = -(-size // (_BLOCK_TOKENS * options.workers))
-    next_report = interval = -(-total // _REPORTS)
-    trainer = ops.Trainer(
-        input, output, keep, noise, corpus_size=size, epochs=options.epochs, seed=options.seed, window=options.window,
-        negative=options.negative, shrink_window=options.shrink_window, alpha=options.alpha,
-        min_alpha=options.min_alpha, workers=options.workers,
-    )  # fmt: skip
-    stats = torch.zeros(3, dtype=torch.float64)
-    since, at = 0, time.perf_counter()
-    for epoch in range(options.epochs):
-        for block in range(blocks):
-            # Of equal size, because a short one at the end would give a last loss of few pairs.
-            begin, end = size * block // blocks, size * (block + 1) // blocks
-            trainer.train(stats, ids, offsets, begin, end, first_position=0, epoch=epoch)
-            position = epoch * size + end
-            loss, pairs, _ = stats.tolist()
-            if not math.isfinite(loss):
-                raise EmbedtrainError(
-                    f"training diverged: the loss is {loss} at position {position:,} (epoch {epoch + 1}); "
-                    f"lower --alpha ({options.alpha:g})"
-                )
-            report = {
-                "position": position,
-                "epoch": epoch + 1,
-                "loss": loss / pairs if pairs else math.nan,  # null in metrics.jsonl
-                "rate": max(options.min_alpha, options.alpha - (options.alpha - options.min_alpha) * position / total),
-                "words_per_second": round((position - since) / (time.perf_counter() - at)),
-            }
-            finished = position >= next_report or end == size
-            yield report, finished
-            if finished:
-                next_report = position + interval
-                stats.zero_()
-                since, at = position, time.perf_counter()
-    trainer.synchronise()
+class Threads:
+    """Trains on the threads of this machine.
+
+    :param input: float32 (V, D), from :func:`embedtrain.ops.new_table`. :param output: likewise.
+    """
+
+    ahead = 0
+
+    def __init__(self, corpus: Corpus, options: Options, input: Tensor, output: Tensor) -> None:
+        self.input, self.output = input, output
+        self.block_tokens = _BLOCK_TOKENS * options.workers
+        counts = torch.from_numpy(corpus.vocabulary.counts)
+        noise = ops.alias_table(counts, options.ns_exponent)
+        keep = ops.keep_thresholds(counts, options.sample)
+        self._ids, self._offsets = torch.from_numpy(corpus.ids), torch.from_numpy(corpus.offsets)
+        self._trainer = ops.Trainer(
+            input, output, keep, noise, corpus_size=len(corpus.ids), epochs=options.epochs, seed=options.seed,
+            window=options.window, negative=options.negative, shrink_window=options.shrink_window, alpha=options.alpha,
+            min_alpha=options.min_alpha, workers=options.workers,
+        )  # fmt: skip
+
+    def train(self, epoch: int, begin: int, end: int) -> Callable[[], Sequence[float]]:
+        """Train at once."""
+        stats = torch.zeros(3, dtype=torch.float64)
+        self._trainer.train(stats, self._ids, self._offsets, begin, end, first_position=0, epoch=epoch)
+        return stats.tolist
+
+    def synchronise(self) -> None:
+        """Bring into the tables what the threads have learned."""
+        self._trainer.synchronise()
 
 
 def _describe(corpus: Corpus) -> dict[str, Any]:

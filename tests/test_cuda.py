@@ -21,6 +21,7 @@ from test_device import READY
 from embedtrain import corpus as corpora
 from embedtrain import cuda, device, ops, reference, train
 from embedtrain.errors import EmbedtrainError
+from embedtrain.loop import State, train_blocks
 from embedtrain.options import Options
 from embedtrain.progress import Progress
 
@@ -71,13 +72,14 @@ def new_corpus(tokens: int = 1500, longest: int = 60, options: Options = OPTIONS
 
 def run(corpus: corpora.Corpus, options: Options, card: cuda.Card) -> tuple[Any, list[tuple[dict[str, Any], bool]]]:
     input, output = cuda.tables(len(corpus.vocabulary), options, "cpu", kernels=emulated_cuda)
-    reports = list(cuda.run(corpus, options, input, output, card=card))
-    return (input, output), reports
+    engine = cuda.Gpu(corpus, options, input, output, card)
+    return (input, output), list(train_blocks(engine, len(corpus.ids), options, State()))
 
 
 def run_on_cpu(corpus: corpora.Corpus, options: Options) -> tuple[Any, list[tuple[dict[str, Any], bool]]]:
     input, output = train._tables(len(corpus.vocabulary), options)
-    return (input, output), list(train._run(corpus, options, input, output))
+    engine = train.Threads(corpus, options, input, output)
+    return (input, output), list(train_blocks(engine, len(corpus.ids), options, State()))
 
 
 @pytest.fixture
