@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from embedtrain.checkpoint import load
     from embedtrain.embeddings import Embeddings
     from embedtrain.reading import read
+    from embedtrain.training_state import Checkpoints
     from embedtrain.vocabulary import Vocab
     from embedtrain.word2vec import Word2Vec
 
-__all__ = ["Embeddings", "EmbedtrainError", "Vocab", "Word2Vec", "load", "read"]
+__all__ = ["Checkpoints", "Embeddings", "EmbedtrainError", "Vocab", "Word2Vec", "load", "read"]
 __version__ = "0.1.0"
 
 # torch takes a second to import; whoever asks for --help or mistypes an option should not wait for it.
 _HOMES = {
+    "Checkpoints": "training_state",
     "Embeddings": "embeddings",
     "Vocab": "vocabulary",
     "Word2Vec": "word2vec",

@@ -12,6 +12,8 @@
 ``tokenizer.json`` if trained through a tokenizer
 ``classifier.pt``  state_dict of the layers above the embeddings, if a classifier was trained on them
 ``README.md``      model card
+``checkpoints/``   what a training goes on from (:mod:`embedtrain.training_state`): while it trains the last two
+                   checkpoints, and nothing else is in the folder; in a result the last one, for more epochs
 ================== ===================================================================================================
 
 Importing this module does not import torch, so that a bad output folder is refused at once.
@@ -20,26 +22,29 @@ Importing this module does not import torch, so that a bad output folder is refu
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
+from embedtrain import training_state
 from embedtrain.card import model_card
 from embedtrain.errors import EmbedtrainError
+from embedtrain.files import exchange, explained, lock, sync
 from embedtrain.formats import FILES, check_export, write_export
 
 if TYPE_CHECKING:
     from embedtrain.embeddings import Embeddings
+
+CHECKPOINTS = "checkpoints"
 
 FORMAT = "embedtrain"
 FORMAT_VERSION = 1
@@ -75,8 +80,10 @@ class OutputFolder:
             output.log({"epoch": 1, "loss": 0.25})      # as often as wanted: metrics.jsonl, to look at meanwhile
             output.commit(embeddings, export=["npy"])
 
+    What a run that was killed left beside the target is removed by the next one.
+
     :param folder: the target. Missing parents are made. It must not exist or be empty, unless ``overwrite``.
-    :param overwrite: replace a folder that holds an embedtrain result and nothing else.
+    :param overwrite: replace a folder that holds an embedtrain result or checkpoints, and nothing else.
     :raises EmbedtrainError: if the target cannot be written or replaced.
     """
 
@@ -85,15 +92,14 @@ class OutputFolder:
         self._overwrite = overwrite
         self._metrics: TextIO | None = None
         self._made_parents: list[Path] = []
-        with _explained(self.folder):
+        with explained(f"output folder {self.folder}"):
             # Through links, so that the temporary folder is on the file system of the target.
             self._target = self.folder.resolve()
             self._check_target()
             self._make_parents()
-            self._temporary = self._target.with_name(f"{self._target.name}.partial-{secrets.token_hex(4)}")
             try:
-                # mkdtemp would make it readable by its owner only, and so the result.
-                self._temporary.mkdir()
+                self._remove_leftovers()
+                self._temporary, self._lock = self._make_temporary()
             except OSError:
                 self._remove_made_parents()
                 raise
@@ -106,6 +112,12 @@ class OutputFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.discard()
+        self._remove_made_parents()  # again: checkpoints may have been in the target until now
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where a training keeps its checkpoints meanwhile: in the target itself."""
+        return self.folder / CHECKPOINTS
 
     def path(self, name: str) -> Path:
         """Return where to write one of the files that belong to a result and are not made by :meth:`commit`."""
@@ -125,32 +137,40 @@ class OutputFolder:
                 self._metrics = self.metrics_path.open("w", buffering=1, encoding="utf-8")
             self._metrics.write(_json_line(report))
 
-    def commit(self, embeddings: Embeddings, export: Sequence[str] = ()) -> None:
+    def commit(self, embeddings: Embeddings, export: Sequence[str] = (), checkpoint: Path | None = None) -> None:
         """Write everything and put it in place, as the last thing.
 
         :param embeddings: the result, its metrics included.
         :param export: names out of :data:`embedtrain.formats.EXPORTS`.
+        :param checkpoint: that of :attr:`checkpoints` to keep in the result; the others go.
         :raises EmbedtrainError: if a token cannot be written or the disk fails; nothing is left behind then. Only if
             the complete result could not be moved to its place, it is left beside it and the message says where.
         """
         try:
-            with _explained(self.folder):
+            with explained(f"output folder {self.folder}"):
                 self._close_metrics()
                 _write(self._temporary, embeddings, export)
+                if checkpoint is not None:
+                    _keep(checkpoint, self._temporary / CHECKPOINTS)
                 _sync(self._temporary)
         except BaseException:
             self.discard()
             raise
         self._finished = True
         try:
-            with _explained(self.folder):
-                old = self._put_in_place()
+            with explained(f"output folder {self.folder}"):
+                old = self._put_in_place(own_checkpoints=checkpoint is not None)
         except EmbedtrainError as error:
+            complete = self._temporary.with_name(f"{self._target.name}.complete-{secrets.token_hex(4)}")
+            with contextlib.suppress(OSError):  # to a name that the next run does not take for a leftover
+                self._temporary.rename(complete)
+                self._temporary = complete
             raise EmbedtrainError(f"{error}; the complete result is in {self._temporary}: move it yourself") from error
-        with _explained(self.folder):
-            _sync_entry(self._target.parent)
+        with explained(f"output folder {self.folder}"):
+            sync(self._target.parent)
         if old is not None:
             shutil.rmtree(old, ignore_errors=True)
+        self._unlock()
 
     def discard(self) -> None:
         """Remove what was written, unless it was committed."""
@@ -160,9 +180,14 @@ class OutputFolder:
         with contextlib.suppress(OSError):
             self._close_metrics()
         shutil.rmtree(self._temporary, ignore_errors=True)
+        self._unlock()
         self._remove_made_parents()
 
-    def _check_target(self) -> None:
+    def _check_target(self, own_checkpoints: bool = False) -> None:
+        """Refuse to replace what is there.
+
+        :param own_checkpoints: checkpoints in the folder are of the training whose result this is.
+        """
         target, shown = self._target, self.folder
         if not target.exists():
             return
@@ -175,19 +200,57 @@ class OutputFolder:
         if target.is_mount():
             raise EmbedtrainError(f"output folder {shown} is a mount point; choose a folder in it, as {shown / 'out'}")
         entries = {path.name for path in target.iterdir()}
-        if not entries:
+        checkpoints = 0
+        if (target / CHECKPOINTS).is_dir():
+            inner = {path.name for path in (target / CHECKPOINTS).iterdir()}
+            checkpoints = sum(map(training_state.is_checkpoint, inner))
+            entries.discard(CHECKPOINTS)
+            entries |= {f"{CHECKPOINTS}/{name}" for name in inner if not training_state.is_own(name)}
+        if not entries and (own_checkpoints or not checkpoints):
             return
         if not self._overwrite:
+            if not entries:
+                raise EmbedtrainError(
+                    f"output folder {shown} holds the checkpoints of a training: go on with it (python -m "
+                    f"embedtrain.fit --resume {shown}), choose another folder, or overwrite it (--overwrite)"
+                )
             raise EmbedtrainError(
                 f"output folder {shown} is not empty; choose another folder, or overwrite it (--overwrite)"
             )
-        if not _is_result(target):
+        if entries and not _is_result(target):
             raise EmbedtrainError(f"output folder {shown} is not an embedtrain result, so it is not overwritten")
         if foreign := sorted(entries - _OWN_FILES):
             raise EmbedtrainError(
                 f"output folder {shown} also holds {', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}, "
                 "not made by embedtrain, so it is not overwritten; move it away or choose another folder"
             )
+
+    def _make_temporary(self) -> tuple[Path, int | None]:
+        """Make the folder that is to be the result; it is locked, so that others do not take it for a leftover."""
+        while True:
+            temporary = self._target.with_name(f"{self._target.name}.partial-{secrets.token_hex(4)}")
+            # mkdtemp would make it readable by its owner only, and so the result.
+            temporary.mkdir()
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):  # another run took it for a leftover
+                descriptor = lock(temporary)
+                if temporary.exists():
+                    return temporary, descriptor
+
+    def _remove_leftovers(self) -> None:
+        """Remove the temporary folders of runs that were killed."""
+        name = re.compile(re.escape(self._target.name) + r"\.partial-[0-9a-f]{8}")
+        for path in self._target.parent.iterdir():
+            if name.fullmatch(path.name):
+                with contextlib.suppress(OSError):  # another run's, which is alive
+                    descriptor = lock(path)
+                    if descriptor is not None:
+                        shutil.rmtree(path, ignore_errors=True)
+                        os.close(descriptor)
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _make_parents(self) -> None:
         missing = [parent for parent in self._target.parents if not parent.exists()]
@@ -200,19 +263,21 @@ class OutputFolder:
             for parent in self._made_parents:
                 parent.rmdir()
 
-    def _put_in_place(self) -> Path | None:
-        """Rename the temporary folder to the target; return where the old result is now, if there was one."""
+    def _put_in_place(self, own_checkpoints: bool) -> Path | None:
+        """Rename the temporary folder to the target; return where what was there is now, if there was something."""
         # Again: hours may have passed.
-        self._check_target()
-        old: Path | None = None
-        if self._target.exists() and any(self._target.iterdir()):
-            old = self._target.with_name(f"{self._target.name}.old-{secrets.token_hex(4)}")
-            self._target.rename(old)
+        self._check_target(own_checkpoints)
+        if not (self._target.exists() and any(self._target.iterdir())):
+            self._temporary.rename(self._target)
+            return None
+        if exchange(self._temporary, self._target):
+            return self._temporary
+        old = self._target.with_name(f"{self._target.name}.old-{secrets.token_hex(4)}")
+        self._target.rename(old)
         try:
             self._temporary.rename(self._target)
         except BaseException:
-            if old is not None:
-                old.rename(self._target)
+            old.rename(self._target)
             raise
         return old
 
@@ -319,49 +384,22 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _keep(checkpoint: Path, folder: Path) -> None:
+    """Put a checkpoint into a result, without writing it again where the file system has links."""
+    folder.mkdir()
+    target = folder / checkpoint.name
+    try:
+        target.hardlink_to(checkpoint)
+    except OSError:
+        shutil.copyfile(checkpoint, target)
+        sync(target)
+
+
 def _sync(folder: Path) -> None:
     """Bring a folder and the files in it onto the disk."""
     for path in folder.iterdir():
-        _sync_entry(path)
-    _sync_entry(folder)
-
-
-def _sync_entry(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some file systems (network ones mostly) do not sync folders.
-        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Turn a failure of the file system into a line for the user."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        # torch.save hides the failed write behind a RuntimeError of its own.
-        causes = chain([error], _contexts(error))
-        cause = next((cause for cause in causes if isinstance(cause, OSError)), None)
-        if cause is None:
-            raise
-        reason = (cause.strerror or str(cause)).lower()
-        advice = {
-            errno.ENOSPC: "free some space or choose a folder on another disk",
-            errno.EDQUOT: "free some space or choose a folder on another disk",
-            errno.EFBIG: "raise the file size limit (ulimit -f) or choose a folder on another disk",
-        }.get(cause.errno or 0, "choose another folder")
-        raise EmbedtrainError(f"cannot write output folder {folder}: {reason}; {advice}") from error
-
-
-def _contexts(error: BaseException) -> Iterator[BaseException]:
-    while (context := error.__context__) is not None:
-        yield context
-        error = context
+        sync(path)
+    sync(folder)
 
 
 # ---- reading

@@ -42,7 +42,7 @@ class Corpus:
     :param dropped: tokens by reason: ``out_of_vocabulary`` (rarer than min_count, beyond max_vocab, not in read_vocab),
         ``invalid_utf8``, ``pad_token``; only those that happened.
     :param replaced: tokens with bytes replaced by U+FFFD.
-    :param fingerprint: SHA-256 of words, ids and offsets; equal ones train equally.
+    :param fingerprint: SHA-256 of words, counts, ids and offsets; equal ones train equally.
     :param tokenizer_json: the text of the tokenizer's file.
     """
 
@@ -403,7 +403,7 @@ def _finished(
             "contrast it with; lower --min-count or give more text"
         )
     digest = hashlib.sha256(_lines(vocabulary.words))
-    for values in (ids, offsets):
+    for values in (vocabulary.counts, ids, offsets):
         digest.update(np.ascontiguousarray(values).data)
     return Corpus(
         ids, offsets, vocabulary, found, tokens_read, lines, dropped, replaced, digest.hexdigest(), tokenizer_json

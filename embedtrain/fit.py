@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,10 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from embedtrain.checkpoint import OutputFolder
+from embedtrain.checkpoint import CHECKPOINTS, OutputFolder
 from embedtrain.errors import EmbedtrainError
 from embedtrain.formats import Export, check_export
 from embedtrain.progress import Progress
+from embedtrain.training_state import EVERY, Checkpoints, Diverged, Saved, newest
 from embedtrain.vocabulary import PAD, UNK
 from embedtrain.word2vec import Word2Vec
 
@@ -40,32 +43,82 @@ class Fit(Word2Vec):
     out: Path = Path("out")
     """Folder for the result. It must not exist, or be empty."""
     overwrite: bool = False
-    """Replace an earlier result in the folder."""
+    """Replace an earlier result in the folder, or checkpoints."""
+    checkpoint_every: str = EVERY
+    """How often to save the training, into checkpoints/ in the folder: a time (30s, 10m, 1h), a number of tokens (50Mtokens), or off."""  # noqa: E501
+    resume: bool = False
+    """Go on from the newest intact checkpoint in the folder, which may be named here (--resume FOLDER), with the options of then; epochs may be raised. Without a checkpoint, start."""  # noqa: E501
     export: Annotated[tuple[Export, ...], tyro.conf.UseAppendAction] = ()
     """Write this format as well: embedding.npy; safetensors with tokenizer.json (sentence-transformers, model2vec); word2vec text or binary; GloVe text. May be given several times."""  # noqa: E501
     save_vocab: Path | None = None
     """Write the words and their counts to this file ("word count" a line)."""
 
 
-def parse(arguments: Sequence[str] | None = None) -> Fit:
+def parse(arguments: Sequence[str] | None = None, saved: Saved | None = None) -> Fit:
     """Read the command line.
 
+    :param saved: a checkpoint to go on from; what it was trained with is the default of each option.
     :raises EmbedtrainError: for a value that makes no sense.
     :raises SystemExit: with code 2, for an option that does not exist or cannot be read.
     """
-    options = tyro.cli(Fit, args=arguments, prog="python -m embedtrain.fit")
-    if not options.corpus:
-        options = tyro.cli(Fit, args=arguments, prog="python -m embedtrain.fit", default=Fit(**_BUILT_IN))
-    return options
+    arguments = _spell_resume(sys.argv[1:] if arguments is None else arguments)
+
+    if saved is not None:
+        return _read(arguments, _read(saved.arguments) if saved.arguments else Fit(**saved.options))
+    options = _read(arguments)
+    return options if options.corpus else _read(arguments, Fit(**_BUILT_IN))
 
 
-def run(options: Fit) -> Embeddings:
+def _read(arguments: Sequence[str], default: Fit | None = None) -> Fit:
+    return tyro.cli(Fit, args=arguments, prog="python -m embedtrain.fit", default=default or Fit())
+
+
+def _spell_resume(arguments: Sequence[str]) -> list[str]:
+    """Spell ``--resume FOLDER`` out as ``--out FOLDER --resume``.
+
+    Whether what follows ``--resume`` is that folder, or a corpus, is told by what is in it.
+    """
+    result = list(arguments)
+    for place in reversed([place for place, argument in enumerate(result[:-1]) if argument == "--resume"]):
+        if (Path(result[place + 1]) / CHECKPOINTS).is_dir():
+            result[place : place + 2] = ["--resume", "--out", result[place + 1]]
+    return result
+
+
+def spell(options: Fit) -> list[str]:
+    """Return the arguments that give these options, all spelled out, but for where the result goes."""
+    arguments = []
+    for field in dataclasses.fields(options):
+        if field.name in ("corpus", "out", "overwrite", "resume"):
+            continue
+        name, value = field.name.replace("_", "-"), getattr(options, field.name)
+        if isinstance(value, bool):
+            arguments.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, tuple):
+            arguments += [f"--{name}={each}" for each in value]
+        elif value is not None:
+            arguments.append(f"--{name}={value}")
+    return [*arguments, *map(str, options.corpus)]
+
+
+def run(options: Fit, saved: Saved | None = None) -> Embeddings:
     """Train and write the result.
 
+    :param saved: a checkpoint to go on from; with ``resume``, it is looked for.
     :raises EmbedtrainError: if the input is bad or the output cannot be written. Nothing is left half written.
     """
     progress = Progress(quiet=sys.stderr is None)  # None: it is closed
-    with OutputFolder(options.out, overwrite=options.overwrite) as output:
+    if options.resume and saved is None:
+        saved = newest(options.out / CHECKPOINTS, progress.note)
+    if options.resume and saved is None:
+        progress.note(f"no checkpoint in {options.out / CHECKPOINTS}: starting from the beginning")
+    with (
+        OutputFolder(options.out, overwrite=options.overwrite or saved is not None) as output,
+        Checkpoints(
+            output.checkpoints, every=options.checkpoint_every, saved=saved, arguments=spell(options),
+            note=progress.note,
+        ) as checkpoints,
+    ):  # fmt: skip
 
         def on_corpus(corpus: Corpus) -> None:
             words = corpus.vocabulary.words
@@ -82,9 +135,28 @@ def run(options: Fit) -> Embeddings:
 
             progress.note("no corpus given: reading the documentation of the Python standard library")
             corpus = stdlib_docs.sentences()
-        embeddings = options.fit(corpus, progress=progress, on_corpus=on_corpus, on_report=output.log)
-        output.commit(embeddings, export=options.export)
+        try:
+            embeddings = options.fit(
+                corpus, progress=progress, on_corpus=on_corpus, on_report=output.log, checkpoints=checkpoints
+            )
+            output.commit(embeddings, tuple(dict.fromkeys(options.export)), checkpoints.last)
+        except Diverged:  # would again
+            raise
+        except BaseException as error:
+            if checkpoints.last is not None:
+                progress.note(f"saved in {checkpoints.last}; go on with: {_go_on(options)}")
+                if isinstance(error, KeyboardInterrupt):
+                    sys.exit(128 + signal.SIGINT)
+            raise
     return embeddings
+
+
+def _go_on(options: Fit) -> str:
+    """Return the command that resumes."""
+    python = shutil.which("python")
+    same = python is not None and Path(python).samefile(sys.executable)
+    command = ["python" if same else sys.executable, "-m", "embedtrain.fit", "--resume", str(options.out)]
+    return ("the same input | " if Path("-") in options.corpus else "") + shlex.join(command)
 
 
 def _show(embeddings: Embeddings, folder: Path) -> None:
@@ -112,11 +184,18 @@ Load it in PyTorch:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for bad input, above 128 when interrupted."""
-    # An orderly exit, so that the temporary folder is removed.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    # An orderly exit, so that the temporary folder is removed and the training saved.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
-        options = parse(arguments)
-        embeddings = run(options)
+        options, saved = parse(arguments), None
+        if options.resume:
+            saved = newest(options.out / CHECKPOINTS, lambda line: print(line, file=sys.stderr))
+            if saved is not None:
+                options = parse(arguments, saved)
+                saved.require_same_options(options)
+        embeddings = run(options, saved)
     except EmbedtrainError as error:
         print(f"embedtrain: {error}", file=sys.stderr)
         return 2

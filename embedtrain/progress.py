@@ -92,15 +92,16 @@ class Progress:
         self.note(f"{did} {_megabytes(read)} in {seconds:.1f} s, {_megabytes(read / max(seconds, 1e-9))}/s")
 
     @contextmanager
-    def training(self, total_positions: int, epochs: int) -> Iterator[TrainingUpdate]:
+    def training(self, total_positions: int, epochs: int, first_position: int = 0) -> Iterator[TrainingUpdate]:
         """Show the training.
 
         :param total_positions: corpus words to train, over all epochs
         :param epochs: passes over the corpus that these are
+        :param first_position: how many of the words have been trained before
         :return: the function to call, as often as one likes, with how far training is
         """
         start = latest_at = _now()
-        done = 0
+        done = first_position
         final_loss = smoothed = math.nan
         with self._pass() as display:
 
@@ -119,8 +120,9 @@ class Progress:
 
             yield update
         seconds = _now() - start
-        speed = _count(done / max(seconds, 1e-9))
-        self.note(f"trained {epochs} epochs in {seconds:.1f} s, {speed} words/s, final loss {final_loss:.3f}")
+        speed = _count((done - first_position) / max(seconds, 1e-9))
+        what = f"the rest of {epochs} epochs" if first_position else f"{epochs} epochs"
+        self.note(f"trained {what} in {seconds:.1f} s, {speed} words/s, final loss {final_loss:.3f}")
 
     @contextmanager
     def _pass(self) -> Iterator[_Display | None]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from embedtrain.errors import EmbedtrainError
 from embedtrain.loop import Engine, Report, State, train_blocks
 from embedtrain.options import Options
 from embedtrain.progress import Progress
+from embedtrain.training_state import Checkpoints, require_finite
 from embedtrain.vocabulary import PAD, UNK
 
 # Tokens per worker and call of the kernel: a twentieth of a second, so that the progress bar moves and Ctrl-C is heard.
@@ -30,32 +32,55 @@ _RARE_WORDS = 100
 
 
 def train(
-    corpus: Corpus, options: Options, progress: Progress, log: Callable[[Report], None], device: str = "cpu"
+    corpus: Corpus,
+    options: Options,
+    progress: Progress,
+    log: Callable[[Report], None],
+    device: str = "cpu",
+    checkpoints: Checkpoints | None = None,
 ) -> Embeddings:
     """Train embeddings on an encoded corpus.
 
     :param log: called with each report, a line of metrics.jsonl.
     :param device: as :func:`embedtrain.device.resolve` gives it.
-    :raises EmbedtrainError: if the tables do not fit into memory, or training diverges.
+    :param checkpoints: where to save, and what to go on from.
+    :raises EmbedtrainError: if the tables do not fit into memory, training diverges, a checkpoint cannot be written, or
+        that to go on from is of another corpus.
     """
     size, epochs = len(corpus.ids), options.epochs
     on_cpu = device == "cpu"
     input, output = (
         _tables(len(corpus.vocabulary), options) if on_cpu else cuda.tables(len(corpus.vocabulary), options, device)
     )
-    source = _start_from(options.init_from, input, corpus, progress) if options.init_from is not None else None
+    saved = None if checkpoints is None else checkpoints.saved
+    described = _describe(corpus)
+    source: Mapping[str, Any] | None = None
+    if saved is not None:
+        saved.require_same_corpus(described)
+        saved.load(input, output)
+        source = saved.source
+        progress.note(f"going on from {saved.path}, {saved.state.position / size:.2f} of {epochs} epochs")
+    elif options.init_from is not None:
+        source = _start_from(options.init_from, input, corpus, progress)
+    state = State() if checkpoints is None else checkpoints.begin(options, described, source)
     engine: Engine = (Threads if on_cpu else cuda.Gpu)(corpus, options, input, output)
-    state = State()
-    with progress.training(size * epochs, epochs) as update:
-        for report, finished in train_blocks(engine, size, options, state):
-            update(
-                report["position"],
-                loss=report["loss"],
-                rate=report["rate"],
-                words_per_second=report["words_per_second"],
-            )
-            if finished:
-                log(report)
+    keeper = checkpoints if checkpoints is not None and checkpoints.every else None
+    with nullcontext() if keeper is None else keeper.signals:
+        if state.position < size * epochs:
+            with progress.training(size * epochs, epochs, state.position) as update:
+                for report, finished in train_blocks(engine, size, options, state, keeper):
+                    update(
+                        report["position"],
+                        loss=report["loss"],
+                        rate=report["rate"],
+                        words_per_second=report["words_per_second"],
+                    )
+                    if finished:
+                        log(report)
+        require_finite("input", input, options.to_dict())
+        require_finite("output", output, options.to_dict())
+        if keeper is not None:
+            keeper.finish(state, input, output)
     reports = state.reports
     del output, engine  # makes room for the result
     input = input.cpu()
@@ -63,9 +88,9 @@ def train(
         progress.note(
             f"no two words of a sentence were left by --sample {options.sample:g}: nothing was trained; pass 0"
         )
-    config = {
+    config: dict[str, Any] = {
         "options": options.to_dict(),
-        "corpus": _describe(corpus),
+        "corpus": described,
         "results": {
             "final_loss": reports[-1]["loss"],
             "words_per_second": round(size * epochs / max(state.seconds, 1e-9)),
@@ -81,7 +106,7 @@ def train(
         },
     }
     if source is not None:
-        config["init_from"] = source
+        config["init_from"] = dict(source)
     assemble = _by_word if corpus.tokenizer_json is None else _by_token_id
     return assemble(input, corpus, config, reports)
 

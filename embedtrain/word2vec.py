@@ -19,6 +19,7 @@ from embedtrain.progress import Progress
 if TYPE_CHECKING:
     from embedtrain.corpus import Corpus
     from embedtrain.embeddings import Embeddings
+    from embedtrain.training_state import Checkpoints
 
 # Bytes read before torch is imported beside the reading. What is less is read, or refused, before that would help.
 _WORTH_IMPORTING = 1 << 20
@@ -40,6 +41,7 @@ class Word2Vec(Options):
         progress: Progress | None = None,
         on_corpus: Callable[[Corpus], None] = lambda corpus: None,
         on_report: Callable[[dict[str, Any]], None] = lambda report: None,
+        checkpoints: Checkpoints | None = None,
     ) -> Embeddings:
         """Read the corpus once and train on it.
 
@@ -49,10 +51,14 @@ class Word2Vec(Options):
         :param on_corpus: called with the encoded corpus, before training.
         :param on_report: called about a hundred times during training, with position, epoch, loss, rate and
             words_per_second.
+        :param checkpoints: where to save the training at times, and what to go on from; by default nothing is saved.
         :raises EmbedtrainError: what is wrong with the corpus or the machine, and what to do.
         """
         chosen = device.resolve(self.device, self.negative)
-        if self.init_from is not None and not self.init_from.exists():
+        saved = None if checkpoints is None else checkpoints.saved
+        if saved is not None:
+            saved.require_same_options(self)
+        elif self.init_from is not None and not self.init_from.exists():
             raise EmbedtrainError(f"{self.init_from}: no such file or folder to take the initial vectors from")
         progress = progress or Progress(quiet=True)
         if isinstance(corpus, (str, os.PathLike)) or _is_files(corpus):
@@ -78,7 +84,7 @@ class Word2Vec(Options):
 
         if chosen != "cpu":
             progress.note(f"training on {device.describe(chosen)}")
-        return train(encoded, self, progress, on_report, chosen)
+        return train(encoded, self, progress, on_report, chosen, checkpoints)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedtrain import checkpoint
+from embedtrain import checkpoint, files
 from embedtrain.checkpoint import OutputFolder, load
 from embedtrain.embeddings import Embeddings
 from embedtrain.errors import EmbedtrainError
@@ -370,24 +370,55 @@ def test_everything_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: 
     assert synced[8:] == ["rename", tmp_path.name]
 
 
-def test_interrupted_swap_puts_the_old_result_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=[True, False], ids=["exchange", "two-renames"])
+def swap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Let the system swap folders in one step, or be one that cannot."""
+    if not request.param:
+        monkeypatch.setattr(checkpoint, "exchange", lambda first, second: False)
+    return bool(request.param)
+
+
+def test_interrupted_swap_puts_the_old_result_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swap: bool) -> None:
     make(1.0).save(tmp_path / "out")
     before = contents(tmp_path / "out")
     rename = Path.rename
 
     def fail_for_the_new(path: Path, target: Path) -> Path:
-        if ".partial-" in path.name:
+        if ".partial-" in path.name and target.name == "out":
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", fail_for_the_new)
+    if swap:
+        monkeypatch.setattr(checkpoint, "exchange", fail_for_the_new)
     with pytest.raises(EmbedtrainError, match="the complete result is in") as caught:
         make(2.0).save(tmp_path / "out", overwrite=True)
     assert contents(tmp_path / "out") == before
     # What hours of training gave is not thrown away, and the message says where it is.
     (kept,) = set(tmp_path.iterdir()) - {tmp_path / "out"}
     assert str(kept) in str(caught.value)
+    monkeypatch.undo()
+    make(3.0).save(tmp_path / "out", overwrite=True)
     assert torch.equal(load(kept).weight, make(2.0).weight)
+
+
+def test_swap_where_the_system_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "exchange", lambda first, second: False)
+    make(1.0).save(tmp_path / "out")
+    make(2.0).save(tmp_path / "out", overwrite=True)
+    assert torch.equal(load(tmp_path / "out").weight, make(2.0).weight)
+    assert names(tmp_path) == ["out"]
+
+
+def test_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "inner").mkdir(parents=True)
+    (tmp_path / "b").write_text("file")
+    assert files.exchange(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b" / "inner").is_dir()
+    with pytest.raises(FileNotFoundError):
+        files.exchange(tmp_path / "a", tmp_path / "none")
+    monkeypatch.setattr(files.ctypes, "CDLL", lambda *_, **__: object())  # a C library without the function
+    assert not files.exchange(tmp_path / "a", tmp_path / "b")
 
 
 def test_target_filled_during_training_is_kept(tmp_path: Path) -> None:
@@ -399,13 +430,13 @@ def test_target_filled_during_training_is_kept(tmp_path: Path) -> None:
     assert names(tmp_path / "out") == ["mine"]
 
 
-def test_killed_at_any_rename_or_sync_old_or_new_is_complete(tmp_path: Path) -> None:
+def test_killed_at_any_rename_or_sync_old_or_new_is_complete(tmp_path: Path, swap: bool) -> None:
     script = """
 import os, signal, sys
 from pathlib import Path
-from embedtrain import checkpoint
+from embedtrain import checkpoint, files
 from tests.test_checkpoint import make
-steps = int(sys.argv[2])
+steps, swap = int(sys.argv[2]), sys.argv[3] == "True"
 def step(function):
     def wrapped(*args):
         global steps
@@ -415,21 +446,101 @@ def step(function):
         return function(*args)
     return wrapped
 os.fsync, Path.rename = step(os.fsync), step(Path.rename)
+checkpoint.exchange = step(checkpoint.exchange) if swap else lambda first, second: False
 make(2.0).save(sys.argv[1], overwrite=True)
 """
-    # 6 files and the folder are synced, then old and new renamed, then the parent synced.
-    for steps in (8, 9, 10):
+    # 6 files and the folder are synced, then old and new change places, then the parent is synced.
+    for steps in (8, 9) if swap else (8, 9, 10):
         parent = tmp_path / str(steps)
         make(1.0).save(parent / "out")
-        command = [sys.executable, "-c", script, str(parent / "out"), str(steps)]
+        command = [sys.executable, "-c", script, str(parent / "out"), str(steps), str(swap)]
         assert subprocess.run(command, cwd=Path(__file__).parents[1]).returncode == -9
         complete = [
             folder for folder in parent.iterdir() if set(names(folder)) == FILES and "partial" not in folder.name
         ]
         for folder in complete:
-            value = 2.0 if folder.name == "out" and steps == 10 else 1.0
+            value = 2.0 if folder.name == "out" and steps == (9 if swap else 10) else 1.0
             assert torch.equal(load(folder).weight, make(value).weight)
         assert complete
+        if swap:
+            assert complete == [parent / "out"]
+            make(3.0).save(parent / "out", overwrite=True)
+            assert names(parent) == ["out"]  # what the killed one left is gone
+
+
+# ---- beside each other
+
+
+def test_leftovers_of_the_dead_are_removed_those_of_the_living_are_not(tmp_path: Path) -> None:
+    for name in ("out.partial-00000000", "out.partial-mine", "other.partial-00000000"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "embedding.pt").touch()
+    with OutputFolder(tmp_path / "out") as first:
+        assert names(tmp_path) == ["other.partial-00000000", first.path("README.md").parent.name, "out.partial-mine"]
+        with OutputFolder(tmp_path / "out") as second:
+            assert first.path("README.md").parent.exists()
+            second.commit(make(2.0))
+        with pytest.raises(EmbedtrainError, match="is not empty"):
+            first.commit(make(1.0))
+    assert torch.equal(load(tmp_path / "out").weight, make(2.0).weight)
+
+
+# ---- checkpoints in it
+
+
+def save_checkpoints(folder: Path, count: int = 2) -> None:
+    folder.mkdir(parents=True)
+    for number in range(1, count + 1):
+        (folder / f"{number:06d}.safetensors").write_bytes(b"%d" % number)
+
+
+def test_checkpoints_are_not_overwritten_unasked(tmp_path: Path) -> None:
+    save_checkpoints(tmp_path / "out/checkpoints")
+    with pytest.raises(EmbedtrainError, match=r"holds the checkpoints of a training: go on with it .*--resume"):
+        OutputFolder(tmp_path / "out")
+    make().save(tmp_path / "out", overwrite=True)
+    assert set(names(tmp_path / "out")) == FILES
+    (tmp_path / "empty/checkpoints").mkdir(parents=True)  # of a training that was killed before it had any
+    make().save(tmp_path / "empty")
+    assert set(names(tmp_path / "empty")) == FILES
+
+
+def test_what_lies_among_checkpoints_is_not_overwritten(tmp_path: Path) -> None:
+    make().save(tmp_path / "out")
+    save_checkpoints(tmp_path / "out/checkpoints")
+    (tmp_path / "out/checkpoints/notes.txt").touch()
+    with pytest.raises(EmbedtrainError, match=r"also holds checkpoints/notes\.txt, not made by embedtrain"):
+        OutputFolder(tmp_path / "out", overwrite=True)
+
+
+def test_the_last_checkpoint_goes_into_the_result(tmp_path: Path, swap: bool) -> None:
+    with OutputFolder(tmp_path / "out") as output:
+        save_checkpoints(output.checkpoints)
+        output.commit(make(), checkpoint=output.checkpoints / "000002.safetensors")
+    assert set(names(tmp_path / "out")) == {*FILES, "checkpoints"}
+    assert contents(tmp_path / "out/checkpoints") == {"000002.safetensors": b"2"}
+    assert names(tmp_path) == ["out"]
+    assert torch.equal(load(tmp_path / "out").weight, make().weight)
+    with pytest.raises(EmbedtrainError, match="is not empty"):
+        make(2.0).save(tmp_path / "out")
+    make(2.0).save(tmp_path / "out", overwrite=True)
+    assert set(names(tmp_path / "out")) == FILES
+
+
+def test_checkpoints_of_somebody_else_are_kept(tmp_path: Path) -> None:
+    with OutputFolder(tmp_path / "out") as output:
+        save_checkpoints(output.checkpoints)
+        with pytest.raises(EmbedtrainError, match="holds the checkpoints of a training"):
+            output.commit(make())
+    assert len(names(tmp_path / "out/checkpoints")) == 2
+
+
+def test_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(path: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "hardlink_to", no_links)
+    test_the_last_checkpoint_goes_into_the_result(tmp_path, True)
 
 
 # ---- reading
