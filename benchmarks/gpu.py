@@ -289,7 +289,7 @@ def billion(options: argparse.Namespace) -> dict[str, Any]:
         input, output = cuda.tables(len(counts), settings, DEVICE)
         ready = time.perf_counter()
         last = {}
-        engine = cuda.Gpu(Corpus(), settings, input, output, card)
+        engine = cuda.Gpu(Corpus(), settings, input, output, card=card)
         for report, _ in train_blocks(engine, len(ids), settings, State()):
             last = report
         trained = time.perf_counter()

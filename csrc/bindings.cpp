@@ -239,6 +239,13 @@ struct WindowList {
     }
 };
 
+Block cpu_block(const py::kwargs& k) {
+    Block block;
+    fill_block(block, k);
+    block.locked = pointer<bool>(k["locked"].cast<uintptr_t>());
+    return block;
+}
+
 void bind_cpu(py::module_& m) {
     m.def("available_kernels", [] {
         std::vector<std::string> names;
@@ -258,8 +265,7 @@ void bind_cpu(py::module_& m) {
         .def("synchronise", &Replicas::synchronise, WithoutGil());
     m.def("train_block",
           [](int64_t begin, int64_t end, const Replicas& replicas, const py::kwargs& arguments) {
-              Block block;
-              fill_block(block, arguments);
+              const Block block = cpu_block(arguments);
               Stats stats;
               {
                   py::gil_scoped_release without_gil;
@@ -268,8 +274,7 @@ void bind_cpu(py::module_& m) {
               return py::make_tuple(stats.loss, stats.pairs, stats.centres);
           });
     m.def("list_windows", [](int64_t begin, int64_t end, const py::kwargs& arguments) {
-        Block block;
-        fill_block(block, arguments);
+        const Block block = cpu_block(arguments);
         WindowList list;
         list.negative = block.negative;
         {
@@ -429,10 +434,13 @@ void bind_vectors(py::module_& m) {
         subwords.max_n = k["max_n"].cast<int>();
         subwords.buckets = k["buckets"].cast<int64_t>();
         subwords.first_bucket = k["first_bucket"].cast<int64_t>();
+        subwords.hash = static_cast<Subwords::Hash>(k["hash"].cast<int>());
         subwords.hash_count = k["hash_count"].cast<int>();
         subwords.hash_seed = k["hash_seed"].cast<uint32_t>();
         subwords.begin = k["begin"].cast<std::string>();
         subwords.end = k["end"].cast<std::string>();
+        subwords.lone_marks = k["lone_marks"].cast<bool>();
+        subwords.end_of_line = k["end_of_line"].cast<bool>();
         py::gil_scoped_release without_gil;
         compose(subwords, words, pointer<const int64_t>(word_rows), pointer<const char>(table), rows, dim,
                 pointer<float>(out), pointer<int32_t>(counts));

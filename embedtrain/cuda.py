@@ -115,6 +115,7 @@ def train_block(
     alpha: float,
     min_alpha: float,
     workers: int,
+    locked: Tensor | None = None,
     *,
     factors: tuple[Tensor, Tensor] | None = None,
     kernels: Kernels = core,
@@ -126,6 +127,7 @@ def train_block(
 
     :param workers: windows that are trained at once; 0: as many as suit the GPU. One takes them in order, and is
         repeatable bit for bit (and slow).
+    :param locked: as there.
     :param factors: from :func:`damping`, which is also the default, with the counts in the block, if there are several
         workers.
     :raises ValueError: shapes that do not fit each other, K above 64 or D above 1024.
@@ -172,6 +174,10 @@ def train_block(
         counts = torch.zeros(vocabulary, dtype=torch.float64, device=device)
         counts.index_add_(0, words, torch.ones_like(words, dtype=torch.float64))
         factors = damping(counts, keep, noise, workers, window, negative, shrink_window, alpha)
+    if locked is not None:
+        _address(locked, "locked", torch.bool, device, vocabulary)
+        input_factors, output_factors = factors or (torch.ones(vocabulary, device=device),) * 2
+        factors = input_factors.masked_fill(locked, 0), output_factors
     if factors is not None:
         for name, factor in zip(("input_damping", "output_damping"), factors, strict=True):
             block[name] = _address(factor, name, torch.float32, device, vocabulary)
@@ -310,16 +316,24 @@ class Gpu:
     """Trains on a GPU.
 
     :param input: float32 (V, D) on the device, from :func:`tables`. :param output: likewise.
+    :param locked: bool (V,), on the device of the tables, as :func:`train_block` has it.
     :raises EmbedtrainError: here or in its methods, if memory runs out or the device fails.
     """
 
     ahead = _AHEAD
 
     def __init__(
-        self, corpus: Corpus, options: Options, input: Tensor, output: Tensor, card: Card | None = None
+        self,
+        corpus: Corpus,
+        options: Options,
+        input: Tensor,
+        output: Tensor,
+        locked: Tensor | None = None,
+        *,
+        card: Card | None = None,
     ) -> None:
         self.input, self.output, self.block_tokens = input, output, _BLOCK_TOKENS
-        self._options, self._size = options, len(corpus.ids)
+        self._options, self._size, self._locked = options, len(corpus.ids), locked
         with _explained(input.device, "training"):
             self._card = card = card or Card(input.device)
             counts = torch.from_numpy(corpus.vocabulary.counts)
@@ -346,8 +360,8 @@ class Gpu:
             train_block(
                 self.input, self.output, self._stats, ids, offsets, self._keep, self._noise, begin - first, end - first,
                 first, self._size, epoch, options.epochs, options.seed, options.window, options.negative,
-                options.shrink_window, options.alpha, options.min_alpha, self._workers, factors=self._factors,
-                kernels=self._card.kernels,
+                options.shrink_window, options.alpha, options.min_alpha, self._workers, self._locked,
+                factors=self._factors, kernels=self._card.kernels,
             )  # fmt: skip
             self._feed.release()
             self._slots.rotate()

@@ -296,6 +296,7 @@ def train_block(
     alpha: float,
     min_alpha: float,
     workers: int,
+    locked: Tensor | None = None,
 ) -> None:
     """Train on the centres ``ids[begin:end]``: fused skip-gram negative sampling (Mikolov et al. 2013), in place.
 
@@ -314,6 +315,8 @@ def train_block(
         epochs * corpus_size.
     :param workers: threads; one is bit-for-bit repeatable, several update without locks. For tensors on a GPU see
         :func:`embedtrain.cuda.train_block`.
+    :param locked: bool (V,), words whose row of input is only read, so it stays as it is, to the bit; None: no word.
+        Their rows of output are trained like all others.
     :raises ValueError: shapes, offsets or ids that do not fit each other.
     """
     _require_table(input, "input")
@@ -321,7 +324,7 @@ def train_block(
     tables = _padded(input), _padded(output)
     trainer = Trainer(
         *tables, keep, noise, corpus_size=corpus_size, epochs=epochs, seed=seed, window=window, negative=negative,
-        shrink_window=shrink_window, alpha=alpha, min_alpha=min_alpha, workers=workers,
+        shrink_window=shrink_window, alpha=alpha, min_alpha=min_alpha, workers=workers, locked=locked,
     )  # fmt: skip
     trainer.train(stats, ids, offsets, begin, end, first_position=first_position, epoch=epoch)
     trainer.synchronise()
@@ -448,6 +451,7 @@ class Trainer:
         alpha: float,
         min_alpha: float,
         workers: int = 1,
+        locked: Tensor | None = None,
     ):
         _require_table(input, "input")
         _require_table(output, "output")
@@ -458,7 +462,7 @@ class Trainer:
         _require_at_least(1, workers=workers)
         if not _is_padded(input) or not _is_padded(output):
             raise ValueError("input and output must be tables from new_table()")
-        self._tensors = (input, output, keep, noise)  # are to live as long as their addresses are used
+        self._tensors = (input, output, keep, noise, locked)  # are to live as long as their addresses are used
         self._epochs = epochs
         vocabulary = settings["vocabulary"]
         self._settings = settings | {
@@ -467,6 +471,7 @@ class Trainer:
             "stride": input.stride(0),
             "keep": _require(keep, "keep", torch.int32, vocabulary),
             "noise": _require(noise, "noise", torch.int32, vocabulary, 2),
+            "locked": 0 if locked is None else _require(locked, "locked", torch.bool, vocabulary),
         }
         self._replicas = core.Replicas(input.data_ptr(), output.data_ptr(), vocabulary, input.stride(0), workers)
 

@@ -67,6 +67,8 @@ class Options:
     """Take words and counts from this file ("word count" a line), instead of counting the corpus."""
     init_from: Path | None = None
     """Start from the vectors of this file or folder, in any format that embedtrain.convert reads; words that it lacks start as usual. Its dimension must be dim."""  # noqa: E501
+    lock: Literal["source"] | Path | None = None
+    """With init-from: words whose vectors stay as they are there, to the bit; a file with a word per line, or "source" for all that it has. Words without a vector there are trained."""  # noqa: E501
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense.
@@ -91,11 +93,13 @@ class Options:
         for name in ("shrink_window", "lowercase"):
             if not isinstance(value := getattr(self, name), bool):
                 raise EmbedtrainError(f"{_spell(name)} must be True or False, not {value!r}")
-        for name in ("tokenizer", "read_vocab", "init_from"):
-            if (value := getattr(self, name)) is not None:
+        for name in ("tokenizer", "read_vocab", "init_from", "lock"):
+            if (value := getattr(self, name)) is not None and not (name == "lock" and value == "source"):
                 if not isinstance(value, (str, os.PathLike)):
                     raise EmbedtrainError(f"{_spell(name)} must be a path, not {value!r}")
                 object.__setattr__(self, name, Path(value))  # from Python, paths often come as strings
+        if self.lock is not None and self.init_from is None:
+            raise EmbedtrainError("lock keeps vectors of init-from as they are; pass init-from as well")
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise EmbedtrainError(f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}")
         if self.errors not in ("strict", "replace", "skip"):

@@ -138,12 +138,14 @@ def windows(
                 yield Window(centre, contexts, negatives[centre], rate)
 
 
-def train_window(input: Array, output: Array, ids: Array, window: Window) -> float:
+def train_window(input: Array, output: Array, ids: Array, window: Window, locked: Array | None = None) -> float:
     """Train on one window, in place; return its loss, the sum over its pairs.
 
     All pairs of a group of contexts see the values before it; a word that stands in it twice counts twice. Up to W = 8
     a window is one group. (With all the contexts of a very wide window at once, so many gradients of the same old
     values would add up that training diverges.)
+
+    :param locked: bool (V,), words whose row of input stays as it is.
     """
     word = ids[window.centre]
     noise = window.negatives[window.negatives != word]  # a centre is not its own noise
@@ -157,7 +159,8 @@ def train_window(input: Array, output: Array, ids: Array, window: Window) -> flo
         scores = x @ y.T
         g = window.rate * (label - 1 / (1 + np.exp(-scores)))
         np.add.at(output, targets, g.T @ x)
-        np.add.at(input, contexts, g @ y)
+        free = slice(None) if locked is None else ~locked[contexts]
+        np.add.at(input, contexts[free], (g @ y)[free])
         loss += float(np.logaddexp(0, np.where(label == 1, -scores, scores)).sum())
     return loss
 

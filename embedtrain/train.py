@@ -55,15 +55,23 @@ def train(
     saved = None if checkpoints is None else checkpoints.saved
     described = _describe(corpus)
     source: Mapping[str, Any] | None = None
+    locked = None
     if saved is not None:
         saved.require_same_corpus(described)
-        saved.load(input, output)
         source = saved.source
+    if options.init_from is not None and (saved is None or options.lock is not None):
+        source, locked = _start_from(options.init_from, options.lock, input, corpus, progress)
+    if saved is not None:
+        kept = None if locked is None else input[locked]
+        saved.load(input, output)
+        if source != saved.source or (kept is not None and not torch.equal(kept, input[locked])):
+            raise EmbedtrainError(
+                f"{saved.path} is of a training with other locked words or vectors; {options.init_from} or "
+                f"{options.lock} has changed since. Bring back the old one, or start anew in another folder"
+            )
         progress.note(f"going on from {saved.path}, {saved.state.position / size:.2f} of {epochs} epochs")
-    elif options.init_from is not None:
-        source = _start_from(options.init_from, input, corpus, progress)
     state = State() if checkpoints is None else checkpoints.begin(options, described, source)
-    engine: Engine = (Threads if on_cpu else cuda.Gpu)(corpus, options, input, output)
+    engine: Engine = (Threads if on_cpu else cuda.Gpu)(corpus, options, input, output, locked)
     keeper = checkpoints if checkpoints is not None and checkpoints.every else None
     with nullcontext() if keeper is None else keeper.signals:
         if state.position < size * epochs:
@@ -124,12 +132,16 @@ def _tables(rows: int, options: Options) -> tuple[Tensor, Tensor]:
     return tables
 
 
-def _start_from(path: Path, input: Tensor, corpus: Corpus, progress: Progress) -> dict[str, Any]:
-    """Put the vectors of a source in the place of the initial weights; return the report of what it covers.
+def _start_from(
+    path: Path, lock: Path | str | None, input: Tensor, corpus: Corpus, progress: Progress
+) -> tuple[dict[str, Any], Tensor | None]:
+    """Put the vectors of a source in the place of the initial weights.
 
     The output table still starts at zero: files of vectors do not hold it.
 
+    :param lock: the words to keep as the source has them, as in the options.
     :param input: (V, D); rows of words that the source lacks are left alone.
+    :return: the report of what the source covers; and which rows to keep, bool (V,), None if none.
     """
     from embedtrain.reading import ReadOptions, read_with
     from embedtrain.wanted import Wanted
@@ -147,18 +159,28 @@ def _start_from(path: Path, input: Tensor, corpus: Corpus, progress: Progress) -
     rows = covered.nonzero().squeeze(1)
     input[rows.to(input.device)] = vectors.weight[rows].to(input.device)
     source: dict[str, Any] = vectors.config["source"]
-    return source
+    if lock is None:
+        return source, None
+    locked = covered if lock == "source" else covered & _are_in(lock, corpus, progress)
+    count = int(locked.sum())
+    if count == 0:
+        raise EmbedtrainError(f"{lock}: not one of these words is both in the corpus and in {path}; nothing to lock")
+    progress.note(f"{count:,} of {len(locked):,} words are locked: their vectors stay as {path} has them")
+    return source | {"locked": count}, locked.to(input.device)
 
 
 class Threads:
     """Trains on the threads of this machine.
 
     :param input: float32 (V, D), from :func:`embedtrain.ops.new_table`. :param output: likewise.
+    :param locked: bool (V,), words whose row of input stays as it is; None: no word.
     """
 
     ahead = 0
 
-    def __init__(self, corpus: Corpus, options: Options, input: Tensor, output: Tensor) -> None:
+    def __init__(
+        self, corpus: Corpus, options: Options, input: Tensor, output: Tensor, locked: Tensor | None = None
+    ) -> None:
         self.input, self.output = input, output
         self.block_tokens = _BLOCK_TOKENS * options.workers
         counts = torch.from_numpy(corpus.vocabulary.counts)
@@ -168,7 +190,7 @@ class Threads:
         self._trainer = ops.Trainer(
             input, output, keep, noise, corpus_size=len(corpus.ids), epochs=options.epochs, seed=options.seed,
             window=options.window, negative=options.negative, shrink_window=options.shrink_window, alpha=options.alpha,
-            min_alpha=options.min_alpha, workers=options.workers,
+            min_alpha=options.min_alpha, workers=options.workers, locked=locked,
         )  # fmt: skip
 
     def train(self, epoch: int, begin: int, end: int) -> Callable[[], Sequence[float]]:

@@ -41,6 +41,7 @@ _HEAD_BYTES = 1 << 20
 # Numbers of an array that go to the native rows at a time: 16 MB.
 _NUMBERS_AT_ONCE = 1 << 22
 _MAX_DIM = 1 << 16
+_MAX_NGRAM = 1 << 16
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _HEADER = re.compile(rb"[ \t]*(\d{1,15})[ \t]+(\d{1,9})[ \t]*\r?(?:\n|\Z)")
@@ -285,6 +286,13 @@ class _Job:
         :param rows: rows(begin, end) gives float32 (end - begin, D).
         """
         reader = self.reader(dim)
+        self.add_array(reader, words, rows, dim)
+        return self.found(reader, dim, format, **more)
+
+    def add_array(
+        self, reader: core.VectorReader, words: Sequence[str], rows: Callable[[int, int], Floats], dim: int
+    ) -> None:
+        """Give an array to the reader, as far as the limit allows."""
         step = max(1, _NUMBERS_AT_ONCE // dim)
         limit = len(words) if self.options.limit is None else min(self.options.limit, len(words))
         for begin in range(0, limit, step):
@@ -292,7 +300,6 @@ class _Job:
             self.add(reader, words[begin:end], rows(begin, end), begin + 1)
             if reader.refused:
                 break
-        return self.found(reader, dim, format, **more)
 
     def add(self, reader: core.VectorReader, words: Sequence[str], rows: Floats, first: int) -> None:
         """Give rows (n, D) to the reader."""
@@ -450,14 +457,23 @@ def _read_floret(job: _Job, header: re.Match[bytes], first: bytes, chunks: Any) 
         table.weight.numpy().view(np.uint8).reshape(-1),
         buckets,
         dim,
-        {
-            "min_n": min_n, "max_n": max_n, "buckets": buckets, "first_bucket": 0, "hash_count": hash_count,
-            "hash_seed": seed, "begin": header[7].decode(), "end": header[8].decode(),
+        _SUBWORDS
+        | {
+            "min_n": min_n, "max_n": max_n, "buckets": buckets, "hash": _FLORET_HASH, "hash_count": hash_count,
+            "hash_seed": seed, "begin": header[7].decode(), "end": header[8].decode(), "end_of_line": True,
         },
     )  # fmt: skip
     rows = job.reader(dim, limited=False)
     by_ngrams = ngrams.fill(rows, [], exclude={job.vocabulary.pad_index, job.vocabulary.unk_index})
     return job.found(rows, dim, "floret", rows_read=buckets, by_ngrams=by_ngrams, has_ngrams=True)
+
+
+# Of Subwords in csrc/vectors/subwords.h, as fastText has it.
+_FASTTEXT_HASH, _FLORET_HASH, _FINALFUSION_HASH = range(3)
+_SUBWORDS: dict[str, Any] = {
+    "first_bucket": 0, "hash": _FASTTEXT_HASH, "hash_count": 1, "hash_seed": 0, "begin": "<", "end": ">",
+    "lone_marks": False, "end_of_line": False,
+}  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -511,7 +527,30 @@ class _Ngrams:
         return np.fromiter((missing[word] for word in composed), np.int64, len(composed))
 
 
+@dataclass(eq=False)
+class _ListedNgrams(_Ngrams):
+    """N-grams that are listed with their rows, as finalfusion can have them; others have none."""
+
+    listed: dict[str, int]
+
+    def compose(self, words: Sequence[str], word_rows: npt.NDArray[np.int64]) -> tuple[Floats, npt.NDArray[np.int32]]:
+        """As for hashed n-grams; word_rows are -1 here."""
+        table = self.table.view(np.float32).reshape(self.rows, self.dim)
+        out = np.zeros((len(words), self.dim), np.float32)
+        counts = np.zeros(len(words), np.int32)
+        for row, word in enumerate(words):
+            text = f"{self.subwords['begin']}{word}{self.subwords['end']}"
+            lengths = range(self.subwords["min_n"], self.subwords["max_n"] + 1)
+            ngrams = (text[at : at + n] for at in range(len(text)) for n in lengths if at + n <= len(text))
+            rows = [self.listed[ngram] for ngram in ngrams if ngram in self.listed]
+            if rows:
+                out[row], counts[row] = table[rows].mean(axis=0), len(rows)
+        return out, counts
+
+
 # ---- fastText's model files
+
+_FLORET_SEED = 2166136261  # of its hashes, when it is not in the file
 
 
 def _read_fasttext(job: _Job) -> Found:
@@ -521,11 +560,18 @@ def _read_fasttext(job: _Job) -> Found:
     version = int.from_bytes(data[4:8].tobytes(), "little")
     if version not in (11, 12):
         raise job.error(f"a fastText model of version {version}; 11 and 12 can be read")
+    start = read.at
     args = read("<12id")
+    size, nwords, nlabels, _, pruned = read("<iiiqq")
+    floret = False
+    if size != nwords + nlabels:  # floret writes two more arguments, mode and hashCount, under the same version
+        read.at = start
+        args = read("<14id")
+        size, nwords, nlabels, _, pruned = read("<iiiqq")
+        floret = args[11] == 2
     dim, loss_model, buckets, min_n, max_n = args[0], args[7], args[8], args[9], args[10]
     if version == 11 and loss_model == 3:
         max_n = 0  # old supervised models did not use them
-    size, nwords, nlabels, _, pruned = read("<iiiqq")
     try:
         lines, _, types, used = core.read_fasttext_dictionary(
             data.ctypes.data + read.at, len(data) - read.at, max(size, 0)
@@ -554,14 +600,14 @@ def _read_fasttext(job: _Job) -> Found:
         data[read.at : read.at + rows * dim * 4],
         rows,
         dim,
-        {
-            "min_n": min_n, "max_n": max_n, "buckets": rows - nwords if max_n else 0, "first_bucket": nwords,
-            "hash_count": 0, "hash_seed": 0, "begin": "<", "end": ">",
-        },
-    )  # fmt: skip
+        _SUBWORDS
+        | {"min_n": min_n, "max_n": max_n, "buckets": rows - nwords if max_n else 0, "first_bucket": nwords}
+        | ({"hash": _FLORET_HASH, "hash_count": args[12], "hash_seed": _FLORET_SEED} if floret else {}),
+    )
     if max_n and rows - nwords != buckets:
         raise job.error("the sizes in this fastText model contradict each other; the file is damaged")
-    format = "fastText model" + (f", n-grams of {min_n} to {max_n}" if max_n else ", no n-grams")
+    format = "floret model" if floret else "fastText model"
+    format += f", n-grams of {min_n} to {max_n}" if max_n else ", no n-grams"
     reader = job.reader(dim, limited=False)
     index = np.arange(nwords if job.options.limit is None else min(nwords, job.options.limit))
     words = words[: len(index)]
@@ -569,6 +615,8 @@ def _read_fasttext(job: _Job) -> Found:
         needed = {*job.vocabulary.words, *job.fallbacks()[0]}
         index = np.fromiter((row for row in index if words[row] in needed), np.int64)
         words = [words[row] for row in index]
+    if floret:
+        index = np.where(index == 0, 0, -1)  # all words but the first, by a slip, are their n-grams alone
     covered = ngrams.add(reader, words, index)
     by_ngrams = None
     if job.vocabulary is not None and max_n:
@@ -592,6 +640,10 @@ class _Struct:
         self.at += size
         return self._data[self.at - size : self.at].tobytes()
 
+    def text(self) -> str:
+        """Return what finalfusion writes as a string: a uint32 of how many bytes, then these."""
+        return self.bytes(self("<I")[0]).decode("utf-8", "surrogateescape")
+
 
 def _whole(job: _Job) -> npt.NDArray[np.uint8]:
     """Return all bytes of a source: the file mapped into memory, or read and decompressed."""
@@ -609,7 +661,10 @@ _SIMPLE_VOCAB, _ARRAY, _BUCKET_VOCAB, _QUANTISED, _METADATA, _NORMS, _FASTTEXT_V
 
 
 def _read_finalfusion(job: _Job) -> Found:
-    """Read finalfusion's chunks. Its rows have length 1; multiplied with the norms they are what was trained."""
+    """Read finalfusion's chunks. Its rows have length 1; multiplied with the norms they are what was trained.
+
+    A word that it lacks is the mean of its n-grams, as in training; finalfusion itself scales that to length 1.
+    """
     data = _whole(job)
     read = _Struct(job, data, at=4)
     version, chunk_count = read("<II")
@@ -619,17 +674,28 @@ def _read_finalfusion(job: _Job) -> Found:
     words: list[str] = []
     array: Any = None
     norms: Any = None
+    subwords: dict[str, Any] | None = None
+    listed: dict[str, int] | None = None
     for _ in range(chunk_count):
         chunk, size = read("<IQ")
         end = read.at + size
         if chunk in (_SIMPLE_VOCAB, _BUCKET_VOCAB, _FASTTEXT_VOCAB, _EXPLICIT_VOCAB):
             (count,) = read("<Q")
+            listed_count, buckets = 0, 0
             if chunk == _EXPLICIT_VOCAB:
-                read("<QII")
+                listed_count, min_n, max_n = read("<QII")
             elif chunk != _SIMPLE_VOCAB:
-                read("<III")
-            for _ in range(count):
-                words.append(read.bytes(read("<I")[0]).decode("utf-8", "surrogateescape"))
+                min_n, max_n, buckets = read("<III")
+            words += [read.text() for _ in range(count)]
+            if chunk != _SIMPLE_VOCAB:
+                subwords = _SUBWORDS | {
+                    "min_n": min_n, "max_n": max_n, "first_bucket": count, "lone_marks": True, "end_of_line": True,
+                    "hash": _FASTTEXT_HASH, "buckets": buckets,
+                }  # fmt: skip
+            if chunk == _BUCKET_VOCAB:
+                subwords |= {"hash": _FINALFUSION_HASH, "buckets": 1 << min(buckets, 40)}
+            elif chunk == _EXPLICIT_VOCAB:
+                listed = {read.text(): count + read("<Q")[0] for _ in range(listed_count)}
         elif chunk == _ARRAY:
             rows, columns, type_id = read("<QII")
             array = _finalfusion_array(job, data, read.at, end, type_id, (rows, columns))
@@ -648,7 +714,26 @@ def _read_finalfusion(job: _Job) -> Found:
         part: Floats = np.array(array[begin:end], np.float32)
         return part if norms is None else part * np.asarray(norms[begin:end])[:, None]
 
-    return job.read_array(words, rows_of, array.shape[1], "finalfusion")
+    dim = array.shape[1]
+    reader = job.reader(dim, limited=False)
+    if subwords is None:
+        job.add_array(reader, words, rows_of, dim)
+        return job.found(reader, dim, "finalfusion")
+    last = max(listed.values(), default=0) if listed is not None else len(words) + subwords["buckets"] - 1
+    if not 1 <= subwords["min_n"] <= subwords["max_n"] <= _MAX_NGRAM or last >= len(array):
+        raise job.error("the sizes in this finalfusion file contradict each other; the file is damaged")
+    table = array.view(np.uint8).reshape(-1)
+    if listed is None:
+        ngrams = _Ngrams(job, table, len(array), dim, subwords)
+    else:
+        ngrams = _ListedNgrams(job, table, len(array), dim, subwords, listed)
+    job.add_array(reader, words, rows_of, dim)
+    by_ngrams = None
+    words = words[: job.options.limit]
+    if job.vocabulary is not None:
+        by_ngrams = ngrams.fill(reader, words, {job.vocabulary.pad_index, job.vocabulary.unk_index})
+    format = f"finalfusion, n-grams of {subwords['min_n']} to {subwords['max_n']}"
+    return job.found(reader, dim, format, rows_read=len(words), by_ngrams=by_ngrams, has_ngrams=True)
 
 
 def _finalfusion_array(job: _Job, data: Any, at: int, end: int, type_id: int, shape: tuple[int, ...]) -> Any:

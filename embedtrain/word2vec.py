@@ -60,6 +60,8 @@ class Word2Vec(Options):
             saved.require_same_options(self)
         elif self.init_from is not None and not self.init_from.exists():
             raise EmbedtrainError(f"{self.init_from}: no such file or folder to take the initial vectors from")
+        if isinstance(self.lock, Path) and not self.lock.exists():
+            raise EmbedtrainError(f"{self.lock}: no such file of words to lock")
         progress = progress or Progress(quiet=True)
         if isinstance(corpus, (str, os.PathLike)) or _is_files(corpus):
             with progress.counting() as update, _import_ahead() as import_ahead:

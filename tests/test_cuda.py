@@ -72,7 +72,7 @@ def new_corpus(tokens: int = 1500, longest: int = 60, options: Options = OPTIONS
 
 def run(corpus: corpora.Corpus, options: Options, card: cuda.Card) -> tuple[Any, list[tuple[dict[str, Any], bool]]]:
     input, output = cuda.tables(len(corpus.vocabulary), options, "cpu", kernels=emulated_cuda)
-    engine = cuda.Gpu(corpus, options, input, output, card)
+    engine = cuda.Gpu(corpus, options, input, output, card=card)
     return (input, output), list(train_blocks(engine, len(corpus.ids), options, State()))
 
 

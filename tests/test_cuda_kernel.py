@@ -22,7 +22,7 @@ import test_kernel
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_kernel import CROWDED, Case, flat, train_reference
+from test_kernel import CROWDED, Case, assert_locked_rows_are_kept, flat, train_reference
 
 from embedtrain import cuda, ops
 
@@ -47,6 +47,8 @@ CASES = [
     *(Case(sample=sample, longest=200) for sample in (1e-1, 1e-3, 1e-6)),
     *(Case(tokens=tokens, longest=5000, epochs=1) for tokens in (255, 256, 257, 511, 513)),
     Case(seed=2**63 - 1, alpha=0.02, min_alpha=0.02, tokens=100),
+    *(Case(lock=lock, tokens=300) for lock in (0.1, 0.5, 1.0)),
+    Case(lock=0.5, dim=140, negative=7, window=12, longest=200, tokens=100),
 ]
 
 
@@ -62,7 +64,7 @@ def train(
             cuda.train_block(
                 input, output, stats, torch.from_numpy(case.ids), torch.from_numpy(case.offsets), case.keep, case.noise,
                 begin, min(begin + (block or case.tokens), case.tokens), 0, case.tokens, epoch, **case.schedule,
-                workers=workers, factors=factors, kernels=emulated_cuda,
+                workers=workers, locked=case.locked, factors=factors, kernels=emulated_cuda,
             )  # fmt: skip
         epochs.append(stats)
     return input, output, epochs
@@ -77,6 +79,7 @@ def assert_equals_reference(case: Case, block: int | None = None) -> None:
             (case.vocabulary, table.stride(0) - case.dim), (table.stride(0), 1), table.storage_offset() + case.dim
         )
         assert not padding.any()
+    assert_locked_rows_are_kept(case, input)
     for got, (loss, pairs) in zip(stats, epochs, strict=True):
         assert got[1] == pairs
         assert got[0] == pytest.approx(loss, rel=4e-6, abs=1e-6)
@@ -145,6 +148,18 @@ def test_workers_train_on_the_same_samples(workers, host_threads, resident):
     assert torch.equal(many[0], frozen.new_tables()[0])
     assert torch.equal(many[2][0][1:], one[2][0][1:])
     assert many[2][0][0].item() == pytest.approx(one[2][0][0].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_locked_rows_stay_to_the_bit(workers):
+    case = dataclasses.replace(MANY, lock=0.5)
+    with emulated_cuda.running(resident=8):
+        input, output, _ = train(case, 777, workers)
+    assert_locked_rows_are_kept(case, input)
+    seen = torch.from_numpy(np.bincount(case.ids, minlength=case.vocabulary) > 20)
+    before = case.new_tables()
+    assert torch.equal((input != before[0]).any(dim=1)[seen], ~case.locked[seen])
+    assert (output != before[1]).any(dim=1)[seen].all()
 
 
 def test_workers_learn_what_the_cpu_learns():

@@ -44,6 +44,35 @@ def test_training_goes_on_from_an_earlier_result(tmp_path: Path) -> None:
         torch.testing.assert_close(again[word], first[word], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_locked_words_stay_to_the_bit(source: Path, tmp_path: Path, workers: int) -> None:
+    import embedtrain
+
+    vectors = embedtrain.read(source)
+    settings = {"min_count": 1, "dim": 4, "workers": workers, "init_from": source, "alpha": 0.1}
+    (tmp_path / "lock.txt").write_text("b\nnew\nd\nz\n")  # "new" has no vector, "z" is not in the corpus
+    for lock, locked in ((tmp_path / "lock.txt", "bd"), ("source", "abcd")):
+        trained = Word2Vec(**settings, lock=lock).fit(SENTENCES * 10)  # type: ignore[arg-type]
+        for word in [*"abcd", "new"]:
+            if word in locked:
+                assert trained[word].numpy().tobytes() == vectors[word].numpy().tobytes()
+            elif word != "new":
+                assert not torch.allclose(trained[word], vectors[word], atol=1e-3)
+        assert trained["new"].abs().max() > 0.2  # far from where it started, within ±0.5 / dim
+        assert trained.config["init_from"]["locked"] == len(locked)
+        assert trained.config["options"]["lock"] == str(lock)
+
+
+def test_says_what_is_locked(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "corpus.txt").write_text("\n".join(map(" ".join, SENTENCES)))
+    (tmp_path / "lock.txt").write_text("b\nz\n")
+    arguments = [str(tmp_path / "corpus.txt"), "--out", str(tmp_path / "out"), "--min-count", "1", "--dim", "4"]
+    assert fit.main([*arguments, "--init-from", str(source), "--lock", str(tmp_path / "lock.txt")]) == 0
+    error = capsys.readouterr().err
+    assert f"1 of the 2 words of {tmp_path / 'lock.txt'} are not in the vocabulary" in error
+    assert f"1 of 5 words are locked: their vectors stay as {source} has them" in error
+
+
 def test_bad_sources(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(map(" ".join, SENTENCES)))
@@ -56,5 +85,13 @@ def test_bad_sources(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "not 100; pass --dim 4" in run("--init-from", str(source))
     assert "no such file" in run("--init-from", str(tmp_path / "nothing"))
     assert "none of the formats" in run("--init-from", str(corpus))
+    lock = tmp_path / "lock.txt"
+    locking = ("--init-from", str(source), "--dim", "4", "--lock", str(lock))
+    assert "no such file of words to lock" in run(*locking)
+    lock.write_text("new\nz\n")
+    assert "not one of these words is both in the corpus and in" in run(*locking)
+    lock.write_text("a\n\n")
+    assert "lock.txt: line 2 is empty" in run(*locking)
+    assert "pass init-from as well" in run("--lock", "source")
     with pytest.raises(EmbedtrainError, match="no word of the vocabulary"):
         Word2Vec(**STILL, init_from=source).fit([["x", "y"]] * 20)  # type: ignore[arg-type]

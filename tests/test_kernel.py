@@ -43,6 +43,7 @@ class Case:
     min_alpha: float = 0.001
     seed: int = 2**62 + 12345
     corpus: int = 0  # another number: another corpus
+    lock: float = 0.0  # share of the words
 
     @functools.cached_property
     def ids(self) -> np.ndarray:
@@ -69,6 +70,12 @@ class Case:
         counts = np.maximum(np.bincount(self.ids, minlength=self.vocabulary), 1)
         return ops.alias_table(torch.from_numpy(counts), 0.75)
 
+    @functools.cached_property
+    def locked(self) -> torch.Tensor | None:
+        if self.lock == 0:
+            return None
+        return torch.from_numpy(np.random.default_rng(self.corpus + 3).random(self.vocabulary) < self.lock)
+
     @property
     def schedule(self) -> dict[str, Any]:
         names = ("epochs", "seed", "window", "negative", "shrink_window", "alpha", "min_alpha")
@@ -80,6 +87,8 @@ class Case:
         tables = ops.new_table(self.vocabulary, self.dim), ops.new_table(self.vocabulary, self.dim)
         for table in tables:
             table.copy_(torch.from_numpy(rng.normal(size=table.shape) / np.sqrt(self.dim)))
+        if self.locked is not None:
+            tables[0][self.locked, 0] = -0.0  # which adding 0 would change
         return tables
 
     def reference_windows(self, epoch: int) -> list[reference.Window]:
@@ -97,10 +106,11 @@ class Case:
 def train_reference(case: Case) -> tuple[np.ndarray, np.ndarray, list[tuple[float, int]]]:
     """Return the tables and, for each epoch, the loss and the number of pairs."""
     input, output = (table.numpy().astype(np.float64) for table in case.new_tables())
+    locked = None if case.locked is None else case.locked.numpy()
     epochs = []
     for epoch in range(case.epochs):
         windows = case.reference_windows(epoch)
-        loss = sum(reference.train_window(input, output, case.ids, window) for window in windows)
+        loss = sum(reference.train_window(input, output, case.ids, window, locked) for window in windows)
         epochs.append((loss, sum(len(window.contexts) for window in windows)))
     return input, output, epochs
 
@@ -117,10 +127,16 @@ def train(
             torch.ops.embedtrain.train_block(
                 input, output, stats, torch.from_numpy(case.ids), torch.from_numpy(case.offsets), case.keep, case.noise,
                 begin, min(begin + (block or case.tokens), case.tokens), 0, case.tokens, epoch, **case.schedule,
-                workers=workers,
+                workers=workers, locked=case.locked,
             )  # fmt: skip
         epochs.append(stats)
     return input, output, epochs
+
+
+def assert_locked_rows_are_kept(case: Case, input: torch.Tensor) -> None:
+    if case.locked is not None:
+        before, after = (table[case.locked].contiguous().view(torch.int32) for table in (case.new_tables()[0], input))
+        assert torch.equal(before, after)
 
 
 def assert_equals_reference(case: Case, block: int | None = None) -> None:
@@ -132,6 +148,7 @@ def assert_equals_reference(case: Case, block: int | None = None) -> None:
             (case.vocabulary, table.stride(0) - case.dim), (table.stride(0), 1), table.storage_offset() + case.dim
         )
         assert not padding.any()
+    assert_locked_rows_are_kept(case, input)
     for got, (loss, pairs) in zip(stats, epochs, strict=True):
         assert got[1] == pairs
         assert got[0] == pytest.approx(loss, rel=4e-6, abs=1e-6)
@@ -168,6 +185,9 @@ CASES = [
     *(Case(tokens=tokens, longest=5000, epochs=1) for tokens in (511, 512, 513, 1024, 1025)),
     Case(epochs=6, tokens=300, seed=0, corpus=3),
     Case(seed=2**63 - 1, alpha=0.02, min_alpha=0.02),
+    *(Case(lock=lock) for lock in (0.1, 0.5, 1.0)),
+    *(Case(lock=0.5, dim=dim, negative=7, window=12, longest=200) for dim in (1, 99, 300)),
+    Case(lock=0.5, vocabulary=5, **CROWDED),
 ]  # fmt: skip
 
 
@@ -192,6 +212,7 @@ def test_equals_the_reference(kernel, case):
         alpha=st.just(0.01),
         seed=st.integers(0, 2**63 - 1),
         corpus=st.integers(0, 10**6),
+        lock=st.sampled_from([0.0, 0.3]),
     ),
     block=st.integers(1, 300),
 )
@@ -384,6 +405,25 @@ def test_workers_do_not_overshoot(kernel, workers, alpha):
     # Of the scores: the tables may differ by a factor in one and its inverse in the other, which changes nothing.
     scores, expected = (input @ output.T for input, output, _ in (many, one))
     assert scores.norm().item() == pytest.approx(expected.norm().item(), rel=0.1)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_locked_rows_stay_to_the_bit(kernel, workers):
+    """While the others, and all rows of output, are trained as much as ever."""
+    case = dataclasses.replace(MANY, lock=0.5, epochs=2)
+    input, output, stats = train(case, 20_000, workers)
+    assert_locked_rows_are_kept(case, input)
+    seen = torch.from_numpy(np.bincount(case.ids, minlength=case.vocabulary) > 50)
+    before = case.new_tables()
+    moved = (input != before[0]).any(dim=1)
+    assert torch.equal(moved[seen], ~case.locked[seen])
+    assert (output != before[1]).any(dim=1)[seen].all()
+    assert stats[-1][0].item() == pytest.approx(train_once_locked(kernel)[-1][0].item(), rel=0.01)
+
+
+@functools.cache
+def train_once_locked(kernel: str) -> list[torch.Tensor]:
+    return train(dataclasses.replace(MANY, lock=0.5, epochs=2))[2]
 
 
 def test_tables_are_complete_after_synchronising(kernel):

@@ -427,6 +427,11 @@ def test_opcheck(name):
     torch.library.opcheck(getattr(torch.ops.embedtrain, name).default, CALLS[name])
 
 
+def test_opcheck_with_locked_words():
+    arguments = (*new_block().values(), torch.arange(V) % 2 == 0)
+    torch.library.opcheck(torch.ops.embedtrain.train_block.default, arguments)
+
+
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_trains_inside_torch_compile(block, backend):
     def step(input, output, stats, ids):

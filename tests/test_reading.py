@@ -224,6 +224,108 @@ def test_finalfusion(tmp_path: Path) -> None:
             read(text(tmp_path, path.read_bytes()[:cut], "cut.fifu"))
 
 
+def finalfusion(vocabulary: int, header: bytes, words: Sequence[str], array: np.ndarray) -> bytes:
+    """Return a finalfusion file without norms.
+
+    :param vocabulary: the number of the kind of vocabulary. :param header: what it has between its size and the words.
+    """
+    entries = struct.pack("<Q", len(words)) + header
+    entries += b"".join(struct.pack("<I", len(word.encode())) + word.encode() for word in words)
+    content = b"FiFu" + struct.pack("<IIII", 0, 2, vocabulary, 2)
+    content += struct.pack("<IQ", vocabulary, len(entries)) + entries
+    padding = -(len(content) + 12 + 16) % 4
+    content += struct.pack("<IQ", 2, 16 + padding + array.nbytes) + struct.pack("<QII", *array.shape, 10)
+    return content + bytes(padding) + array.astype("<f4").tobytes()
+
+
+# From the tests of finalfusion-rust (src/subword.rs): the buckets of the n-grams of 3 to 6 characters.
+HALLO_OF_4 = [0, 0, 0, 0, 1, 1, 1, 2, 3, 3, 3, 3, 3, 3]
+DANIEL_OF_4 = [0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3]
+HALLO_OF_2M = [
+    75867, 104120, 136555, 456131, 599360, 722393, 938007, 985859, 1006102, 1163391, 1218704, 1321513, 1505861, 1892376,
+]  # fmt: skip
+DANIEL_OF_2M = [
+    214157, 233912, 311961, 488897, 620206, 741276, 841219, 1167494, 1192256, 1489905, 1532271, 1644730, 1666166,
+    1679745, 1680294, 1693100, 2026735, 2065822,
+]  # fmt: skip
+
+
+def test_the_ngrams_of_finalfusion(tmp_path: Path) -> None:
+    few = np.concatenate([np.full((1, 4), 9), np.eye(4)])
+    embeddings = read(text(tmp_path, finalfusion(3, struct.pack("<III", 3, 6, 2), ["the"], few)), ["hallo", "Daniël"])
+    for word, buckets in (("hallo", HALLO_OF_4), ("Daniël", DANIEL_OF_4)):
+        np.testing.assert_allclose(embeddings[word], np.bincount(buckets) / len(buckets), rtol=1e-6)
+    many = np.zeros((1 + 2**21, 2), np.float32)
+    many[1 + np.array(HALLO_OF_2M), 0] = 1
+    many[1 + np.array(DANIEL_OF_2M), 1] = 1
+    embeddings = read(text(tmp_path, finalfusion(3, struct.pack("<III", 3, 6, 21), ["the"], many)), ["hallo", "Daniël"])
+    np.testing.assert_allclose(embeddings.weight[2:], np.eye(2), rtol=1e-6)
+    for header in (struct.pack("<III", 3, 6, 3), struct.pack("<III", 0, 6, 2), struct.pack("<III", 6, 3, 2)):
+        with pytest.raises(EmbedtrainError, match="contradict each other"):
+            read(text(tmp_path, finalfusion(3, header, ["the"], few)))
+
+
+@pytest.mark.parametrize("kind", ["finalfusion", "fasttext", "explicit"])
+def test_ngrams_are_those_of_finalfusion(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("finalfusion")
+    from finalfusion import Embeddings as Finalfusion
+    from finalfusion.norms import Norms
+    from finalfusion.storage import NdArray
+    from finalfusion.subword import FastTextIndexer, FinalfusionHashIndexer
+    from finalfusion.vocab import FastTextVocab, FinalfusionBucketVocab
+
+    known = ["</s>", "the", "Zürich", "日本", "word"]
+    unseen = ["words", "Zürichs", "日本語", "q", "a-b", "zz"]
+    if kind == "fasttext":
+        vocabulary: Any = FastTextVocab(known, FastTextIndexer(77, 1, 4))
+    else:
+        vocabulary = FinalfusionBucketVocab(known, FinalfusionHashIndexer(6, 1, 4))
+    norms = np.linspace(1, 3, len(known)).astype(np.float32)
+    table = RNG.normal(size=(vocabulary.upper_bound, 5)).astype(np.float32)
+    made = Finalfusion(NdArray(table), vocabulary, Norms(norms))
+    if kind == "explicit":
+        made = made.bucket_to_explicit()
+    path = tmp_path / "v.fifu"
+    made.write(path)
+    embeddings = read(path, [*known, *unseen])
+    assert np.array_equal(rows(embeddings, known), table[: len(known)] * norms[:, None])
+    assert embeddings.config["source"]["vocabulary"]["exact"] == len(known)
+    unit = torch.nn.functional.normalize(embeddings.weight, dim=1)
+    covered = [word for word in unseen if made.embedding(word) is not None]
+    assert embeddings.config["source"]["vocabulary"]["ngrams"] == len(covered) >= 4
+    for word in covered:  # finalfusion scales what it puts together to length 1
+        np.testing.assert_allclose(unit[embeddings.index(word)], made.embedding(word), rtol=1e-4, atol=1e-5)
+    without = read(path, [*known, *unseen], missing="zeros")
+    assert without.config["source"]["vocabulary"]["missing"] == len(unseen)
+    assert read(path, limit=2).words == ["<pad>", "<unk>", "</s>", "the"]
+
+
+@pytest.mark.parametrize("mode", ["floret", "fasttext"])
+def test_floret_of_floret(tmp_path: Path, mode: str) -> None:
+    floret = pytest.importorskip("floret")
+    words = ["der", "die", "Zürich", "日本語", "haus", "häuser", "baum", "x"]
+    corpus = text(tmp_path, "\n".join(" ".join(RNG.choice(words, 12)) for _ in range(60)))
+    model = floret.train_unsupervised(
+        str(corpus), model="skipgram", mode=mode, hashCount=2, dim=6, bucket=50, minn=2, maxn=4, minCount=1, epoch=1,
+        thread=1, verbose=0,
+    )  # fmt: skip
+    model.save_model(str(tmp_path / "model.bin"))
+    wanted = [*words, "unseen", "Zürichs", "日", "hausbaum"]
+    embeddings = read(tmp_path / "model.bin", wanted)
+    assert np.array_equal(rows(embeddings, wanted), np.stack([model.get_word_vector(word) for word in wanted]))
+    name = {"floret": "floret", "fasttext": "fastText"}[mode]
+    assert embeddings.config["source"]["format"] == f"{name} model, n-grams of 2 to 4"
+    everything = read(tmp_path / "model.bin")
+    for word in everything.words[2:]:
+        assert np.array_equal(everything[word].numpy(), model.get_word_vector(word))
+    if mode == "floret":
+        model.save_floret_vectors(str(tmp_path / "v.floret"))
+        embeddings = read(tmp_path / "v.floret", wanted)
+        others = [word for word in wanted if word != model.words[0]]  # the first word has a row of its own in the model
+        expected = np.stack([model.get_word_vector(word) for word in others])
+        np.testing.assert_allclose(rows(embeddings, others), expected, atol=1e-4)  # it prints five digits
+
+
 def test_numpy(tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", VECTORS.astype(np.float64))
     with pytest.raises(EmbedtrainError, match="words of its rows are missing"):
@@ -669,18 +771,14 @@ def _sources() -> dict[str, bytes]:
     words = ["the", "Zürich", "日本", "b"]
     vectors = VECTORS[:4]
     text_rows = "".join(f"{word} {' '.join(map(str, row))}\n" for word, row in zip(words, vectors, strict=True))
-    fifu = b"FiFu" + struct.pack("<II2I", 0, 2, 1, 2)
-    entries = struct.pack("<Q", 4) + b"".join(struct.pack("<I", len(w.encode())) + w.encode() for w in words)
-    fifu += struct.pack("<IQ", 1, len(entries)) + entries
-    padding = -(len(fifu) + 12 + 16) % 4
-    fifu += struct.pack("<IQ", 2, 16 + padding + vectors.nbytes) + struct.pack("<QII", 4, 5, 10)
-    fifu += bytes(padding) + vectors.tobytes()
     return {
         "word2vec": b"4 5\n" + text_rows.encode(),
         "glove": text_rows.encode(),
         "binary": b"4 5\n" + b"".join(w.encode() + b" " + v.tobytes() for w, v in zip(words, vectors, strict=True)),
         "fasttext": fasttext_model(words, bucket=9),
-        "finalfusion": fifu,
+        "finalfusion": finalfusion(1, b"", words, vectors),
+        "finalfusion with n-grams": finalfusion(3, struct.pack("<III", 2, 4, 1), words, VECTORS[:6]),
+        "finalfusion with fastText's n-grams": finalfusion(7, struct.pack("<III", 2, 4, 3), words, VECTORS[:7]),
         "floret": b"4 5 2 3 2 7 < >\n"
         + "".join(f"{i} {' '.join(map(str, row))}\n" for i, row in enumerate(vectors)).encode(),
     }

@@ -21,6 +21,7 @@ struct Replica {
 // A block for a CPU kernel. Rows are 64-byte aligned; stride is a multiple of 16
 // floats and the floats between dim and stride are zero, and stay so.
 struct Block : TrainingBlock {
+    const bool* locked = nullptr;  // (V) words whose row of the input table is not written; null: none
     // Filled in by dispatch.cpp.
     int64_t longest_sentence = 0;  // of those that are trained on: bounds the work space
     Replica input_copies, output_copies;

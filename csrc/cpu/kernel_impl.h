@@ -334,13 +334,13 @@ inline void compute(const Window& w, int columns, Loss& loss) {
 // The rows of a table as a thread sees them: the first ones through its copies, if it has any (replicas.h).
 class Rows {
   public:
-    Rows(float* table, int64_t stride, const Replica& copies, int most_uses)
-        : table_(table), stride_(stride), copies_(copies), most_uses_(most_uses) {}
+    Rows(float* table, int64_t stride, const bool* locked, const Replica& copies, int most_uses)
+        : table_(table), stride_(stride), locked_(locked), copies_(copies), most_uses_(most_uses) {}
 
     // The row to work on. It is synchronised when that is due; so rows in use may change.
     float* use(int32_t word) {
         const int64_t offset = word * stride_;
-        if (word >= copies_.rows) return table_ + offset;
+        if (!has_copy(word)) return table_ + offset;
         uint8_t &uses = copies_.uses[word], &limit = copies_.limit[word];
         if (uses == 0) {
             copy(offset);
@@ -360,10 +360,15 @@ class Rows {
 
     // The row that use() will give.
     const char* address(int32_t word) const {
-        return reinterpret_cast<const char*>((word < copies_.rows ? copies_.copy : table_) + word * stride_);
+        return reinterpret_cast<const char*>((has_copy(word) ? copies_.copy : table_) + word * stride_);
     }
 
   private:
+    // A locked row is never written, so there is nothing to synchronise.
+    bool has_copy(int32_t word) const {
+        return word < copies_.rows && (locked_ == nullptr || !locked_[word]);
+    }
+
     void copy(int64_t offset) {
         for (int64_t i = offset; i < offset + stride_; i += kLanes<WideVector>) {
             const WideVector row = load<WideVector>(table_ + i);
@@ -385,6 +390,7 @@ class Rows {
 
     float* const table_;
     const int64_t stride_;
+    const bool* const locked_;  // (V), or null
     const Replica copies_;
     const int most_uses_;
 };
@@ -396,8 +402,9 @@ class Trainer {
           arena_(workspace),
           sampler_(block, arena_),
           // A context is used, once it has entered, in all the windows it stands in: about W + 1 of them.
-          input_(block.input, block.stride, block.input_copies, block.most_uses / (1 + block.window)),
-          output_(block.output, block.stride, block.output_copies, block.most_uses) {
+          input_(block.input, block.stride, block.locked, block.input_copies,
+                 block.most_uses / (1 + block.window)),
+          output_(block.output, block.stride, nullptr, block.output_copies, block.most_uses) {
         const int64_t targets = 1 + block.negative, tiles = (targets + kTileTargets - 1) / kTileTargets;
         w_.y = arena_.take<float*>(targets);
         y_word_ = arena_.take<int32_t>(targets);
@@ -408,6 +415,7 @@ class Trainer {
         w_.g = arena_.take<float>(tiles * kGroup * kPairLanes);
         w_.fresh = arena_.take<float>(kGroup * kLanes<WideVector>);
         w_.ahead = arena_.take<const char*>(targets + 1);
+        throwaway_ = arena_.take<float>(block.locked == nullptr ? 0 : kGroup * block.stride);
         context_position_ = arena_.take<int64_t>(2 * at_most(block.window, block.longest_sentence));
     }
     size_t workspace_bytes() const { return arena_.used(); }
@@ -495,7 +503,19 @@ class Trainer {
         const int rows = to - from < kGroup - count ? to - from : kGroup - count;
         for (int i = 0; i < rows; i += kPart)
             std::memcpy(w_.x + count + i, x_ + from + i, sizeof(float*) * kPart);
+        if (block_.locked != nullptr) shield(from, rows, count);
         return rows;
+    }
+
+    // Locked words take part in the group with copies of their rows, whose updates are thrown away. A word
+    // that occurs twice has two; to the targets that is the same sum.
+    void shield(int from, int rows, int count) {
+        for (int i = 0; i < rows; ++i) {
+            if (!block_.locked[sampler_.word[from + i]]) continue;
+            float* const copy = throwaway_ + (count + i) * block_.stride;
+            std::memcpy(copy, x_[from + i], sizeof(float) * static_cast<size_t>(block_.stride));
+            w_.x[count + i] = copy;
+        }
     }
 
     void merge_contexts() {
@@ -578,6 +598,7 @@ class Trainer {
     Window w_;
     Pairs *plain_pairs_, *pairs_;  // (tiles) of targets that are all different, and of this centre
     float** x_;                    // (kept) rows of the input table
+    float* throwaway_;             // (kGroup, stride) of locked words, if there are any
     int32_t *y_word_, *y_times_;
     int64_t* context_position_;
 };

@@ -19,7 +19,7 @@ constexpr int kCudaMaxDim = 1024, kCudaMaxNegative = 64;
 struct CudaBlock : TrainingBlock {
     int64_t begin, end;  // train the centres at ids[begin ... end)
     // (V) what the updates of a row are multiplied by, so that many windows in flight do not overshoot;
-    // null: 1.
+    // null: 1. A row with 0 is never written.
     const float* input_damping;
     const float* output_damping;
     double* stats;  // (3), added to: loss, pairs, centres. The loss becomes NaN if a word or noise word is

@@ -141,7 +141,8 @@ class Worker {
         return owns_ ? __ldcg(reinterpret_cast<const float4*>(address)) : make_float4(0, 0, 0, 0);
     }
     __device__ void add(float* address, float4 delta, float factor) const {
-        if (owns_) atomic_add(reinterpret_cast<float4*>(address), scaled(delta, factor));
+        // With a factor of 0 nothing is added, because even that would turn -0 into 0.
+        if (owns_ && factor != 0) atomic_add(reinterpret_cast<float4*>(address), scaled(delta, factor));
     }
 
     // Fills the list of a window's targets: the centre and its noise words, but for those that are the

@@ -21,6 +21,28 @@ std::uint32_t fasttext_hash(std::string_view text) {
     return hash;
 }
 
+// finalfusion's: FNV-1a, 64 bits, of the number of characters (8 bytes) and the characters (4 bytes each).
+std::uint64_t finalfusion_hash(std::string_view text) {
+    std::uint64_t hash = 0xCBF29CE484222325;
+    const auto add = [&](std::uint64_t value, int bytes) {
+        for (int i = 0; i < bytes; ++i) hash = (hash ^ (value >> 8 * i & 0xFF)) * 0x100000001B3;
+    };
+    add(static_cast<std::uint64_t>(
+            std::count_if(text.begin(), text.end(), [](char c) { return !continues_character(c); })),
+        8);
+    for (std::size_t at = 0; at < text.size();) {
+        const auto lead = static_cast<unsigned char>(text[at++]);
+        std::uint32_t character = lead < 0x80   ? lead
+                                  : lead < 0xE0 ? lead & 0x1F
+                                  : lead < 0xF0 ? lead & 0x0F
+                                                : lead & 0x07;
+        for (; at < text.size() && continues_character(text[at]); ++at)
+            character = character << 6 | (static_cast<unsigned char>(text[at]) & 0x3F);
+        add(character, 4);
+    }
+    return hash;
+}
+
 std::uint64_t rotate(std::uint64_t x, int bits) {
     return x << bits | x >> (64 - bits);
 }
@@ -58,15 +80,15 @@ void murmur_hash(std::string_view text, std::uint32_t seed, std::uint32_t out[4]
 }
 
 void hash_rows(const Subwords& subwords, std::string_view text, std::vector<std::int64_t>& rows) {
-    if (subwords.hash_count == 0) {
-        rows.push_back(subwords.first_bucket + fasttext_hash(text) % subwords.buckets);
-        return;
-    }
+    const auto buckets = static_cast<std::uint64_t>(subwords.buckets);
+    const auto take = [&](std::uint64_t hash) {
+        rows.push_back(subwords.first_bucket + static_cast<std::int64_t>(hash % buckets));
+    };
+    if (subwords.hash == Subwords::Hash::kFasttext) return take(fasttext_hash(text));
+    if (subwords.hash == Subwords::Hash::kFinalfusion) return take(finalfusion_hash(text));
     std::uint32_t hashes[4];
     murmur_hash(text, subwords.hash_seed, hashes);
-    for (int i = 0; i < subwords.hash_count; ++i) {
-        rows.push_back(subwords.first_bucket + hashes[i] % subwords.buckets);
-    }
+    for (int i = 0; i < subwords.hash_count; ++i) take(hashes[i]);
 }
 
 }  // namespace
@@ -76,15 +98,14 @@ void subword_rows(const Subwords& subwords, std::string_view word, std::vector<s
     std::string padded = subwords.begin;
     padded.append(word).append(subwords.end);
     const std::string_view text = padded;
-    if (subwords.hash_count > 0) hash_rows(subwords, text, rows);
+    if (subwords.hash == Subwords::Hash::kFloret) hash_rows(subwords, text, rows);
     for (std::size_t start = 0; start < text.size(); ++start) {
         if (continues_character(text[start])) continue;
         std::size_t end = start;
         for (int n = 1; n <= subwords.max_n && end < text.size(); ++n) {
             do ++end;
             while (end < text.size() && continues_character(text[end]));
-            // The marks of begin and end alone are no n-grams.
-            const bool mark = n == 1 && (start == 0 || end == text.size());
+            const bool mark = !subwords.lone_marks && n == 1 && (start == 0 || end == text.size());
             if (n >= subwords.min_n && !mark) hash_rows(subwords, text.substr(start, end - start), rows);
         }
     }
@@ -101,7 +122,7 @@ void compose(const Subwords& subwords, std::string_view words, const std::int64_
         words.remove_prefix(end + 1);
         parts.clear();
         if (*word_rows >= 0) parts.push_back(*word_rows);
-        if (subwords.hash_count > 0 || word != "</s>") subword_rows(subwords, word, parts);
+        if (subwords.end_of_line || word != "</s>") subword_rows(subwords, word, parts);
         std::fill_n(out, width, 0.0f);
         for (const std::int64_t part : parts) {
             if (part >= rows) throw std::out_of_range("the table has too few rows for its n-grams");
