@@ -696,6 +696,7 @@ def _read_finalfusion(job: _Job) -> Found:
                 subwords |= {"hash": _FINALFUSION_HASH, "buckets": 1 << min(buckets, 40)}
             elif chunk == _EXPLICIT_VOCAB:
                 listed = {read.text(): count + read("<Q")[0] for _ in range(listed_count)}
+                end = read.at  # the Python library's size of this chunk lacks the rows of the n-grams
         elif chunk == _ARRAY:
             rows, columns, type_id = read("<QII")
             array = _finalfusion_array(job, data, read.at, end, type_id, (rows, columns))

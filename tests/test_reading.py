@@ -229,13 +229,14 @@ def finalfusion(vocabulary: int, header: bytes, words: Sequence[str], array: np.
 
     :param vocabulary: the number of the kind of vocabulary. :param header: what it has between its size and the words.
     """
+    array = array.astype("<f4")
     entries = struct.pack("<Q", len(words)) + header
     entries += b"".join(struct.pack("<I", len(word.encode())) + word.encode() for word in words)
     content = b"FiFu" + struct.pack("<IIII", 0, 2, vocabulary, 2)
     content += struct.pack("<IQ", vocabulary, len(entries)) + entries
     padding = -(len(content) + 12 + 16) % 4
     content += struct.pack("<IQ", 2, 16 + padding + array.nbytes) + struct.pack("<QII", *array.shape, 10)
-    return content + bytes(padding) + array.astype("<f4").tobytes()
+    return content + bytes(padding) + array.tobytes()
 
 
 # From the tests of finalfusion-rust (src/subword.rs): the buckets of the n-grams of 3 to 6 characters.
