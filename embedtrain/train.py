@@ -169,6 +169,17 @@ def _start_from(
     return source | {"locked": count}, locked.to(input.device)
 
 
+def _are_in(lock: Path | str, corpus: Corpus, progress: Progress) -> Tensor:
+    """Return which words of the vocabulary a file lists, bool (V,)."""
+    from embedtrain.wanted import wanted
+
+    listed = set(wanted(lock).words)
+    found = torch.tensor([word in listed for word in corpus.vocabulary.words])
+    if absent := len(listed) - int(found.sum()):
+        progress.note(f"{absent:,} of the {len(listed):,} words of {lock} are not in the vocabulary")
+    return found
+
+
 class Threads:
     """Trains on the threads of this machine.
 

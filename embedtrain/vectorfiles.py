@@ -692,9 +692,9 @@ def _read_finalfusion(job: _Job) -> Found:
                     "min_n": min_n, "max_n": max_n, "first_bucket": count, "lone_marks": True, "end_of_line": True,
                     "hash": _FASTTEXT_HASH, "buckets": buckets,
                 }  # fmt: skip
-            if chunk == _BUCKET_VOCAB:
-                subwords |= {"hash": _FINALFUSION_HASH, "buckets": 1 << min(buckets, 40)}
-            elif chunk == _EXPLICIT_VOCAB:
+                if chunk == _BUCKET_VOCAB:
+                    subwords |= {"hash": _FINALFUSION_HASH, "buckets": 1 << min(buckets, 40)}
+            if chunk == _EXPLICIT_VOCAB:
                 listed = {read.text(): count + read("<Q")[0] for _ in range(listed_count)}
                 end = read.at  # the Python library's size of this chunk lacks the rows of the n-grams
         elif chunk == _ARRAY:
