@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from embedtrain import EmbedtrainError, Word2Vec, fit
+from embedtrain.training_state import Checkpoints
 
 SENTENCES = [["a", "b", "c", "d"], ["b", "a", "d", "c"], ["new", "a", "b"]] * 20
 # So small a rate that rows stay where they start, up to rounding.
@@ -61,6 +62,31 @@ def test_locked_words_stay_to_the_bit(source: Path, tmp_path: Path, workers: int
         assert trained["new"].abs().max() > 0.2  # far from where it started, within ±0.5 / dim
         assert trained.config["init_from"]["locked"] == len(locked)
         assert trained.config["options"]["lock"] == str(lock)
+
+
+def test_locked_words_over_a_resume(source: Path, tmp_path: Path) -> None:
+    import embedtrain
+
+    vectors = embedtrain.read(source)
+    lock = tmp_path / "lock.txt"
+    lock.write_text("b\nd\n")
+
+    def go_on(epochs: int, resume: bool = True) -> embedtrain.Embeddings:
+        with Checkpoints(tmp_path / "state", resume=resume) as checkpoints:
+            settings = Word2Vec(min_count=1, dim=4, workers=1, epochs=epochs, init_from=source, lock=lock, alpha=0.1)
+            return settings.fit(SENTENCES, checkpoints=checkpoints)
+
+    first = go_on(1, resume=False)
+    second = go_on(2)
+    for word in "bd":
+        assert second[word].numpy().tobytes() == vectors[word].numpy().tobytes()
+    assert not torch.equal(first["a"], second["a"])
+    lock.write_text("b\na\n")
+    with pytest.raises(EmbedtrainError, match=r"other locked words or vectors; .*lock.txt has changed since"):
+        go_on(3)
+    lock.write_text("b\n")
+    with pytest.raises(EmbedtrainError, match="other locked words or vectors"):
+        go_on(3)
 
 
 def test_says_what_is_locked(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
