@@ -94,16 +94,21 @@ def train_blocks(
     total = size * options.epochs
     start = time.perf_counter() - state.seconds
     started: deque[tuple[int, int, Callable[[], Sequence[float]]]] = deque()
+
+    def finish(left: int) -> Iterator[tuple[Report, bool]]:
+        """Wait for the blocks that were started, but for the last ones."""
+        while len(started) > left:
+            position, epoch, wait = started.popleft()
+            sums = wait()
+            state.seconds = time.perf_counter() - start
+            yield _advance(state, position, epoch, sums, size, options)
+
     for epoch, begin, end in _blocks(size, options.epochs, engine.block_tokens, state.position):
         position = epoch * size + end
         started.append((position, epoch + 1, engine.train(epoch, begin, end)))
-        save = keeper is not None and keeper.due(position)
-        while len(started) > (0 if save or position == total else engine.ahead):
-            done, number, wait = started.popleft()
-            sums = wait()
-            state.seconds = time.perf_counter() - start
-            yield _advance(state, done, number, sums, size, options)
-        if save and keeper is not None:
+        yield from finish(0 if position == total else engine.ahead)
+        if keeper is not None and keeper.due(position):
+            yield from finish(0)
             engine.synchronise()
             keeper.save(state, engine.input, engine.output)
     engine.synchronise()
