@@ -111,6 +111,8 @@ def run(options: Fit, saved: Saved | None = None) -> Embeddings:
     if options.resume and saved is None:
         saved = newest(options.out / CHECKPOINTS, progress.note)
     if options.resume and saved is None:
+        if not options.corpus:
+            raise EmbedtrainError(f"no checkpoint in {options.out / CHECKPOINTS} to go on from; name the corpus")
         progress.note(f"no checkpoint in {options.out / CHECKPOINTS}: starting from the beginning")
     with (
         OutputFolder(options.out, overwrite=options.overwrite or saved is not None) as output,

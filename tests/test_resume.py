@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_cuda import FakeCard, new_corpus
-from test_fit import TEXT
+from test_fit import COMMAND, TEXT, heed_interrupts
 
 import embedtrain
-from embedtrain import cuda, train
+from embedtrain import cuda, fit, train, training_state
+from embedtrain.checkpoint import OutputFolder
 from embedtrain.errors import EmbedtrainError
 from embedtrain.loop import Engine, Report, State, train_blocks
 from embedtrain.options import Options
@@ -404,3 +408,295 @@ print(steps)
     assert steps > 20
     for step in range(1, steps):
         assert_same_folders(tmp_path / f"{step:03}", tmp_path / "000")
+
+
+# ---- the command, interrupted and gone on with
+
+SMALL = ("--dim=8", "--epochs=3", "--workers=1", "--min-count=1")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_blocks: None) -> Path:
+    """Return the folder to work in, with a corpus; the result of a training never left is there, too."""
+    (tmp_path / "corpus.txt").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def main(folder: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple[int, list[str]]]]:
+    """Run the command in this process; return its code and what it printed to standard error."""
+
+    def call(*arguments: object) -> tuple[int, list[str]]:
+        try:
+            code = fit.main([str(argument) for argument in arguments])
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        return code, capsys.readouterr().err.splitlines()
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+Main = Callable[..., tuple[int, list[str]]]
+
+
+@pytest.fixture
+def left(main: Main, monkeypatch: pytest.MonkeyPatch) -> Main:
+    """Run the command, interrupted after 2,000 tokens of 12,000."""
+
+    def call(*arguments: object, number: signal.Signals = signal.SIGINT) -> tuple[int, list[str]]:
+        log = OutputFolder.log
+
+        def interrupt(output: OutputFolder, report: Report) -> None:
+            log(output, report)
+            if report["position"] == 2000:
+                signal.raise_signal(number)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(OutputFolder, "log", interrupt)
+            return main(*arguments)
+
+    return call
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_command_that_is_printed_goes_on(
+    folder: Path, main: Main, left: Main, number: signal.Signals, code: int
+) -> None:
+    assert main("corpus.txt", *SMALL, "--export=npy", "--out=whole")[0] == 0
+    got, lines = left("corpus.txt", *SMALL, "--export=npy", "--out=my out", number=number)
+    assert got == code
+    path, command = lines[-1].removeprefix("saved in ").split("; go on with: ")
+    assert path == "my out/checkpoints/000001.safetensors"
+    assert [str(each) for each in (folder / "my out").rglob("*.*")] == [str(folder / path)]
+    done = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "going on from my out/checkpoints/000001.safetensors, 0.50 of 3 epochs" in done.stderr.splitlines()
+    # The blocks of that process are larger: reports are fewer, the bits are the same.
+    assert (folder / "my out/embedding.pt").read_bytes() == (folder / "whole/embedding.pt").read_bytes()
+    assert (folder / "my out/embedding.npy").exists()
+    assert {path.name for path in folder.iterdir()} == {"corpus.txt", "my out", "whole"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--resume", "out"),
+        ("--resume", "out/"),
+        ("--resume",),
+        ("--resume", "corpus.txt"),
+        ("corpus.txt", "--resume"),
+        ("corpus.txt", "--resume", "out", "--dim=8", "--checkpoint-every=off"),
+        ("moved.txt", "--out=out", "--resume"),
+    ],
+    ids=" ".join,
+)
+def test_ways_to_go_on(folder: Path, main: Main, left: Main, arguments: tuple[str, ...]) -> None:
+    assert main("corpus.txt", *SMALL, "--out=whole")[0] == 0
+    assert left("corpus.txt", *SMALL)[0] == 130
+    (folder / "moved.txt").write_text(TEXT)
+    code, lines = main(*arguments)
+    assert (code, [line for line in lines if line.startswith("trained the rest of 3 epochs")]) == (0, lines[-1:])
+    whole, rest = (embedtrain.load(folder / name) for name in ("whole", "out"))
+    assert torch.equal(rest.weight, whole.weight)
+    assert without_times(rest.metrics) == without_times(whole.metrics)
+
+
+def test_more_epochs_for_a_finished_training(folder: Path, main: Main) -> None:
+    assert main("corpus.txt", *SMALL)[0] == 0
+    first = (folder / "out/embedding.pt").read_bytes()
+    code, lines = main("--epochs=4", "--resume")
+    assert code == 0
+    assert "going on from out/checkpoints/000001.safetensors, 3.00 of 4 epochs" in lines
+    embeddings = embedtrain.load(folder / "out")
+    assert embeddings.config["options"]["epochs"] == 4
+    assert embeddings.metrics[-1]["position"] == 16_000
+    assert (folder / "out/embedding.pt").read_bytes() != first
+    second = (folder / "out/embedding.pt").read_bytes()
+    assert main("--resume")[0] == 0  # nothing left: the same again
+    assert (folder / "out/embedding.pt").read_bytes() == second
+    assert {path.name for path in (folder / "out/checkpoints").iterdir()} == {"000002.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (
+            ("--resume", "--dim=9"),
+            r"000001.safetensors is of a training with other options: dim was 8, is 9\. Go on wit",
+        ),
+        (("--resume", "--epochs=2"), "epochs 3; they may be raised, not lowered to 2"),
+        (
+            ("other.txt", "--resume"),
+            r"on another corpus: sources corpus\.txt .*now other.txt .*; tokens 4,000, now 4,0",
+        ),
+        (
+            ("corpus.txt", "--dim=8"),
+            r"out holds the checkpoints of a training: go on with it .*--resume out\), choose an",
+        ),
+        (("--resume", "--out=none"), "no checkpoint in none/checkpoints to go on from; name the corpus"),
+    ],
+)
+def test_refused(folder: Path, main: Main, left: Main, arguments: tuple[str, ...], why: str) -> None:
+    (folder / "other.txt").write_text(TEXT + "word1 word2\n")
+    assert left("corpus.txt", *SMALL)[0] == 130
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    code, lines = main(*arguments)
+    assert code == 2
+    assert re.search(why, lines[-1])
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+    assert main("--resume")[0] == 0
+
+
+def test_refused_before_the_corpus_is_read(folder: Path, main: Main, left: Main) -> None:
+    assert left("corpus.txt", *SMALL)[0] == 130
+    (folder / "corpus.txt").unlink()
+    _, lines = main("--resume", "--dim=9")
+    assert "dim was 8, is 9" in lines[-1]
+    code, lines = main("--resume")
+    assert (code, lines[-1]) == (2, "embedtrain: corpus.txt: no such file")
+
+
+def test_overwrite_starts_anew(folder: Path, main: Main, left: Main) -> None:
+    assert main("corpus.txt", *SMALL)[0] == 0
+    first = (folder / "out/embedding.pt").read_bytes()
+    assert left("corpus.txt", *SMALL, "--seed=2", "--overwrite")[0] == 130
+    assert (folder / "out/embedding.pt").read_bytes() == first  # until there is something better
+    assert main("--resume")[0] == 0
+    assert main("corpus.txt", *SMALL, "--seed=2", "--out=whole")[0] == 0
+    assert (folder / "out/embedding.pt").read_bytes() == (folder / "whole/embedding.pt").read_bytes()
+    assert left("corpus.txt", *SMALL, "--out=other")[0] == 130
+    assert main("corpus.txt", *SMALL, "--out=other", "--seed=2", "--overwrite")[0] == 0
+    assert (folder / "other/embedding.pt").read_bytes() == (folder / "whole/embedding.pt").read_bytes()
+
+
+def test_nothing_to_go_on_with(folder: Path, main: Main) -> None:
+    code, lines = main("corpus.txt", *SMALL, "--resume")
+    assert (code, lines[0]) == (0, "no checkpoint in out/checkpoints: starting from the beginning")
+    shutil.rmtree(folder / "out/checkpoints")
+    code, lines = main("corpus.txt", *SMALL, "--resume")
+    assert (code, "is not empty" in lines[-1]) == (2, True)  # whose result it is nobody knows
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_taken(folder: Path, main: Main) -> None:
+    assert main("corpus.txt", *SMALL, "--out=whole")[0] == 0
+    assert main("corpus.txt", *SMALL)[0] == 0
+    newest_one = folder / "out/checkpoints/000001.safetensors"
+    newest_one.rename(newest_one.with_name("000002.safetensors"))
+    shutil.rmtree(folder / "two", ignore_errors=True)
+    assert main("corpus.txt", *SMALL, "--epochs=2", "--out=two")[0] == 0
+    shutil.copy(folder / "two/checkpoints/000001.safetensors", newest_one)
+    content = bytearray((folder / "out/checkpoints/000002.safetensors").read_bytes())
+    content[3000] ^= 4
+    (folder / "out/checkpoints/000002.safetensors").write_bytes(content)
+    code, lines = main("--resume", "--epochs=3")
+    assert code == 0
+    assert lines[0] == (
+        "out/checkpoints/000002.safetensors is damaged or cut off (its checksum does not fit); falling back on the one "
+        "before it"
+    )
+    assert "going on from out/checkpoints/000001.safetensors, 2.00 of 3 epochs" in lines
+
+
+def test_two_trainings_do_not_share_a_folder(folder: Path, main: Main) -> None:
+    with Checkpoints("out/checkpoints"):
+        code, lines = main("corpus.txt", *SMALL)
+    assert code == 2
+    assert re.match("embedtrain: another process trains with its checkpoints in out/checkpoints; wait", lines[-1])
+    assert {path.name for path in folder.iterdir()} == {"corpus.txt"}
+
+
+def test_standard_input_is_given_again(folder: Path) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "-", *SMALL, "--epochs=1000000"],
+        cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heed_interrupts,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        process.stdin.write(TEXT)
+        process.stdin.close()
+        process.stdin = None
+        while not list(folder.glob("out.partial-*/metrics.jsonl")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert re.search(r"; go on with: the same input \| \S+ -m embedtrain.fit --resume out\n$", err)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_disk_that_fills_up(folder: Path, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds two checkpoints, but not three."""
+    monkeypatch.setattr(training_state, "available_memory", lambda: 0)  # written at once
+    disk = folder / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=650k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        code, lines = main("corpus.txt", *SMALL, "--dim=1000", "--checkpoint-every=2ktokens", "--out=disk/out")
+        assert code == 2
+        assert lines[-1] == (
+            "embedtrain: cannot write checkpoint disk/out/checkpoints/000003.safetensors: no space left on device; "
+            "free some space or choose a folder on another disk"
+        )
+        assert re.fullmatch(r"saved in disk/out/checkpoints/000002.safetensors; go on with: .*", lines[-2])
+        assert sorted(path.name for path in disk.rglob("*")) == [
+            "000001.safetensors", "000002.safetensors", "checkpoints", "out",
+        ]  # fmt: skip
+        subprocess.run(["mount", "-o", "remount,size=9m", disk], check=True)
+        assert main("--resume", disk / "out")[0] == 0
+        assert main("corpus.txt", *SMALL, "--dim=1000")[0] == 0
+        assert (disk / "out/embedding.pt").read_bytes() == (folder / "out/embedding.pt").read_bytes()
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_divergence_is_not_gone_on_with(folder: Path, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    synchronise = train.Threads.synchronise
+
+    def spoil(threads: train.Threads) -> None:
+        synchronise(threads)
+        if threads.input[2, 0].item() != threads.output[2, 0].item():
+            spoil.calls += 1  # type: ignore[attr-defined]
+        if spoil.calls == 3:  # type: ignore[attr-defined]
+            threads.input[2, 1] = float("inf")
+
+    spoil.calls = 0  # type: ignore[attr-defined]
+    monkeypatch.setattr(train.Threads, "synchronise", spoil)
+    monkeypatch.setattr(training_state, "available_memory", lambda: 0)  # written at once
+    code, lines = main("corpus.txt", *SMALL, "--checkpoint-every=500tokens")
+    assert code == 2
+    assert lines[-1] == (
+        "embedtrain: training diverged: the input table has NaN or infinity in row 2; lower --alpha (0.025) and start "
+        "anew"
+    )
+    assert not any("go on with" in line for line in lines)
+    saved = newest(folder / "out/checkpoints")
+    assert saved is not None
+    assert saved.path.name == "000002.safetensors"
+
+
+# ---- the arguments that a checkpoint keeps
+
+
+def test_arguments_spelled_out_give_the_same_options(tmp_path: Path) -> None:
+    for arguments in (
+        [],
+        [
+            "a.txt",
+            "b c.txt",
+            "-",
+            "--export=npy",
+            "--export=glove",
+            "--no-shrink-window",
+            "--max-vocab=9",
+            "--alpha=1e-3",
+        ],
+        ["--tokenizer=t.json", "--errors=skip", "--sample=0.1", "--save-vocab=v", "--checkpoint-every=2h", "x"],
+    ):
+        options = fit.parse(arguments)
+        again = fit.parse(fit.spell(options)) if options.corpus else fit._read(fit.spell(options))
+        assert again == options
