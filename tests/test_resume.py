@@ -405,7 +405,7 @@ for steps in range(1, 1000):
 print(steps)
 """
     steps = int(drive(tmp_path, script, corpus, *ARGUMENTS))
-    assert steps > 20
+    assert steps > 12
     for step in range(1, steps):
         assert_same_folders(tmp_path / f"{step:03}", tmp_path / "000")
 
