@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from embedtrain.embeddings import Embeddings
 
 _PREDICT_AT_ONCE = 1024
+_FEWEST_EPOCHS, _FEWEST_STEPS = 3, 400
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,20 +69,20 @@ class Classify:
     """Use only so many of the labelled texts, drawn at random; None uses all."""
     held_out: float = 0.1
     """Share of the texts (above 0, below 1) that is not trained on, but tells when to stop."""
-    hidden: int = 64
+    hidden: int = 32
     """Numbers per direction of the LSTM."""
     dropout: float = 0.2
     """Share of numbers dropped in training, 0 to 1."""
     max_length: int = 400
     """Longer texts are cut to so many tokens."""
-    epochs: int = 10
-    """Passes over the texts, at most."""
-    patience: int = 2
+    epochs: int | None = None
+    """Passes over the texts, at most; None: 3, or more if they are few, as many as make 400 steps."""
+    patience: int = 10
     """Stop after so many epochs in which the held-out texts got no better."""
-    batch_size: int = 32
+    batch_size: int = 64
     """Texts per step."""
-    learning_rate: float = 2e-3
-    """Step size of Adam."""
+    learning_rate: float = 4e-3
+    """Step size of Adam at the start; it falls linearly to 0."""
     dim: int = 100
     """With --tune scratch and no embeddings: numbers per embedding."""
     min_count: int = 2
@@ -101,7 +102,6 @@ class Classify:
         for name in (
             "hidden",
             "max_length",
-            "epochs",
             "patience",
             "batch_size",
             "dim",
@@ -110,7 +110,7 @@ class Classify:
             "workers",
         ):
             _require_int(name, getattr(self, name), 1)
-        for name in ("train_size", "unfreeze_at"):
+        for name in ("epochs", "train_size", "unfreeze_at"):
             if (value := getattr(self, name)) is not None:
                 _require_int(name, value, 1)
         _require_int("seed", self.seed, 0, 2**63 - 1)
@@ -170,13 +170,12 @@ def run(options: Classify) -> dict[str, Any]:
         embeddings, coding = _embeddings(options, data, progress)
         coding["max_length"] = options.max_length
         encode = _encoder(embeddings, coding)
-        texts = _encode(data, labels, encode)
-        order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(options.seed)).tolist()
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(options.seed)).tolist()
         order = order[: options.train_size]
         held_out = max(1, round(len(order) * options.held_out))
         if len(order) - held_out < 1:
             raise EmbedtrainError(f"{options.train}: {len(order)} texts are too few to train on and to hold some out")
-        training, held = texts.take(order[held_out:]), texts.take(order[:held_out])
+        held, training = (_encode(data.take(part), labels, encode) for part in (order[:held_out], order[held_out:]))
         progress.note(
             f"{len(training):,} texts to train on, {len(held):,} held out, "
             f"{len(test) if test else 0:,} to test; labels {', '.join(labels)}"
@@ -196,11 +195,12 @@ def run(options: Classify) -> dict[str, Any]:
                 "{seconds:.0f} s".format(**report)
             )
 
+        steps_per_epoch = -(-len(training) // options.batch_size)
         best = classifier.train(
             model,
             training,
             held,
-            epochs=options.epochs,
+            epochs=options.epochs or max(_FEWEST_EPOCHS, -(-_FEWEST_STEPS // steps_per_epoch)),
             patience=options.patience,
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,

@@ -37,6 +37,10 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def take(self, indices: Sequence[int]) -> Labelled:
+        """Return some of them."""
+        return Labelled([self.texts[index] for index in indices], [self.labels[index] for index in indices])
+
 
 def read_labelled(path: Path, label_column: str = "label", text_column: str = "text") -> Labelled:
     """Read labelled texts: a file of ``label<TAB>text`` lines, a CSV file, or a folder with a folder per label.

@@ -690,10 +690,9 @@ def _read_finalfusion(job: _Job) -> Found:
             if chunk != _SIMPLE_VOCAB:
                 subwords = _SUBWORDS | {
                     "min_n": min_n, "max_n": max_n, "first_bucket": count, "lone_marks": True, "end_of_line": True,
-                    "hash": _FASTTEXT_HASH, "buckets": buckets,
+                    "hash": _FINALFUSION_HASH if chunk == _BUCKET_VOCAB else _FASTTEXT_HASH,
+                    "buckets": 1 << min(buckets, 40) if chunk == _BUCKET_VOCAB else buckets,
                 }  # fmt: skip
-                if chunk == _BUCKET_VOCAB:
-                    subwords |= {"hash": _FINALFUSION_HASH, "buckets": 1 << min(buckets, 40)}
             if chunk == _EXPLICIT_VOCAB:
                 listed = {read.text(): count + read("<Q")[0] for _ in range(listed_count)}
                 end = read.at  # the Python library's size of this chunk lacks the rows of the n-grams
