@@ -1,20 +1,22 @@
 """The result folder: written so that it is there complete or not at all, and read back.
 
-================== ===================================================================================================
-``embedding.pt``   ``{"weight": float32 (V, D)}`` and nothing else: the state_dict of ``torch.nn.Embedding(V, D)``
-                   (float16 or bfloat16, if the vectors were read so)
-``vocab.txt``      line n is the token of row n, UTF-8, ended by ``\\n`` only (split it at ``\\n``, not by splitlines:
-                   a token may hold any other character)
-``missing.txt``    the tokens that the source of the vectors had nothing for, like ``vocab.txt``; only if there are any
-``vocab.tsv``      ``token<TAB>count`` per row (split at the last tab); only if the counts are known
-``config.json``    V, D, pad and unk row, and how the embeddings were made
-``metrics.jsonl``  one JSON object per report of the training run
-``tokenizer.json`` if trained through a tokenizer
-``classifier.pt``  state_dict of the layers above the embeddings, if a classifier was trained on them
-``README.md``      model card
-``checkpoints/``   what a training goes on from (:mod:`embedtrain.training_state`): while it trains the last two
-                   checkpoints, and nothing else is in the folder; in a result the last one, for more epochs
-================== ===================================================================================================
+=================== ===================================================================================================
+``embedding.pt``    ``{"weight": float32 (V, D)}`` and nothing else: the state_dict of ``torch.nn.Embedding(V, D)``
+                    (float16 or bfloat16, if the vectors were read so)
+``vocab.txt``       line n is the token of row n, UTF-8, ended by ``\\n`` only (split it at ``\\n``, not by splitlines:
+                    a token may hold any other character)
+``missing.txt``     the tokens that the source of the vectors had nothing for, like ``vocab.txt``; only if there are any
+``vocab.tsv``       ``token<TAB>count`` per row (split at the last tab); only if the counts are known
+``config.json``     V, D, pad and unk row, and how the embeddings were made
+``metrics.jsonl``   one JSON object per report of the training run
+``tokenizer.json``  if trained through a tokenizer
+``classifier.pt``   state_dict of the layers above the embeddings, if a classifier was trained on them
+``curve.svg``       the loss during training, and evaluations if there were any; only if trained
+``frequencies.svg`` how often words occur; only if the counts are known
+``README.md``       model card
+``checkpoints/``    what a training goes on from (:mod:`embedtrain.training_state`): while it trains the last two
+                    checkpoints, and nothing else is in the folder; in a result the last one, for more epochs
+=================== ===================================================================================================
 
 Importing this module does not import torch, so that a bad output folder is refused at once.
 """
@@ -28,15 +30,18 @@ import os
 import re
 import secrets
 import shutil
+import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
+import numpy.typing as npt
 
-from embedtrain import training_state
-from embedtrain.card import model_card
+from embedtrain import plots, training_state
+from embedtrain.card import PICTURES, model_card, with_evaluation
 from embedtrain.errors import EmbedtrainError
 from embedtrain.files import exchange, explained, lock, sync
 from embedtrain.formats import FILES, check_export, write_export
@@ -64,7 +69,7 @@ _OWN_KEYS = (
 # Everything that may be deleted with an old result.
 _OWN_FILES = frozenset(
     {"embedding.pt", "vocab.txt", "vocab.tsv", "missing.txt", "config.json", "metrics.jsonl", "tokenizer.json"}.union(
-        {"README.md", "classifier.pt"}, *FILES.values()
+        {"README.md", "classifier.pt"}, PICTURES, *FILES.values()
     )
 )
 
@@ -217,7 +222,7 @@ class OutputFolder:
             raise EmbedtrainError(
                 f"output folder {shown} is not empty; choose another folder, or overwrite it (--overwrite)"
             )
-        if entries and not _is_result(target):
+        if entries and not is_result(target):
             raise EmbedtrainError(f"output folder {shown} is not an embedtrain result, so it is not overwritten")
         if foreign := sorted(entries - _OWN_FILES):
             raise EmbedtrainError(
@@ -323,6 +328,79 @@ def load(folder: str | Path) -> Embeddings:
     )
 
 
+def is_result(folder: Path) -> bool:
+    """Say whether a path is an embedtrain folder."""
+    try:
+        return bool(_read_config(folder / "config.json"))
+    except EmbedtrainError:
+        return False
+
+
+def add_evaluation(folder: Path, evaluation: Mapping[str, Any]) -> None:
+    """Put what was measured into ``config.json`` and the model card of a result, in the place of what was there.
+
+    The rest of the card stays as it is, edited by hand or not. Each of the files is replaced at once.
+
+    :param evaluation: :meth:`embedtrain.evaluation.Evaluation.to_dict`.
+    :raises EmbedtrainError: if the folder is not an embedtrain result, or cannot be written.
+    """
+    config = _read_config(folder / "config.json")
+    try:
+        card = with_evaluation(_read_text(folder / "README.md"), evaluation)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise EmbedtrainError(f"{folder / 'README.md'}: the front matter cannot be read: {reason}") from error
+    replace_file(folder / "config.json", _json({**config, "evaluation": evaluation}))
+    replace_file(folder / "README.md", card)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file of text so that it is there complete, or stays as it was.
+
+    :raises EmbedtrainError: if it cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")
+    try:
+        with explained(str(path)):
+            _write_text(temporary, text)
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_arrays(
+    folder: Path,
+) -> tuple[list[str], npt.NDArray[np.float32], npt.NDArray[np.int64] | None, set[int | None]]:
+    """Read words, weight (V, D), counts and special rows of a result folder; as a rule without importing torch.
+
+    :raises EmbedtrainError: as :func:`load`.
+    """
+    config, words, counts_file = (
+        _read_config(folder / "config.json"),
+        _read_lines(folder / "vocab.txt"),
+        folder / "vocab.tsv",
+    )
+    weight = _read_zip(folder / "embedding.pt", (config["vocab_size"], config["dim"]))
+    if weight is None or len(words) != len(weight):
+        embeddings = load(folder)  # which says what is wrong, if something is
+        words, weight = embeddings.words, embeddings.weight.float().numpy()
+    counts = _read_counts(counts_file, words) if counts_file.exists() else None
+    return words, weight, counts, {config["pad_index"], config["unk_index"]}
+
+
+def _read_zip(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32] | None:
+    """Read the one tensor of a file of torch.save, which is a zip with its bytes as they are; None if it is not so."""
+    with (
+        contextlib.suppress(OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile),
+        zipfile.ZipFile(path) as file,
+    ):
+        if file.read("archive/byteorder") == sys.byteorder.encode():
+            return np.frombuffer(file.read("archive/data/0"), np.float32).reshape(shape)
+    return None
+
+
 # ---- writing
 
 
@@ -341,7 +419,7 @@ def _write(folder: Path, embeddings: Embeddings, export: Sequence[str]) -> None:
         "embedding_dtype": str(embeddings.weight.dtype).removeprefix("torch."),
         "normalize": False,
     }
-    config = _finite({**own, **embeddings.config, **own})
+    config = {**own, **embeddings.config, **own}
 
     weight = embeddings.weight
     if weight.untyped_storage().nbytes() != weight.nbytes:
@@ -357,11 +435,18 @@ def _write(folder: Path, embeddings: Embeddings, export: Sequence[str]) -> None:
     if embeddings.counts is not None:
         with (folder / "vocab.tsv").open("wb") as file:
             file.writelines(b"%b\t%d\n" % row for row in zip(map(str.encode, words), embeddings.counts, strict=True))
-    _write_text(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    _write_text(folder / "config.json", _json(config))
     _write_text(folder / "metrics.jsonl", "".join(map(_json_line, embeddings.metrics)))
     if embeddings.tokenizer_json is not None:
         _write_text(folder / "tokenizer.json", embeddings.tokenizer_json)
-    _write_text(folder / "README.md", model_card(embeddings, export))
+    drawn = {
+        "curve.svg": plots.curve(embeddings.metrics),
+        "frequencies.svg": None if embeddings.counts is None else plots.frequencies(words, embeddings.counts),
+    }
+    pictures = {name: picture for name, picture in drawn.items() if picture is not None}
+    for name, picture in pictures.items():
+        _write_text(folder / name, picture)
+    _write_text(folder / "README.md", model_card(embeddings, export, list(pictures)))
     for name in export:
         write_export(name, folder, embeddings)  # type: ignore[arg-type]  # check_export made sure
 
@@ -369,6 +454,10 @@ def _write(folder: Path, embeddings: Embeddings, export: Sequence[str]) -> None:
 def _write_text(path: Path, text: str) -> None:
     # A file name that is not UTF-8 comes as lone surrogates; written like this they are JSON's own escapes.
     path.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def _json(config: Mapping[str, Any]) -> str:
+    return json.dumps(_finite(config), indent=2, ensure_ascii=False) + "\n"
 
 
 def _json_line(report: Mapping[str, Any]) -> str:
@@ -403,13 +492,6 @@ def _sync(folder: Path) -> None:
 
 
 # ---- reading
-
-
-def _is_result(folder: Path) -> bool:
-    try:
-        return bool(_read_config(folder / "config.json"))
-    except EmbedtrainError:
-        return False
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +13,9 @@ from torch import nn
 
 from embedtrain.errors import EmbedtrainError
 from embedtrain.layers import Embedding, PartialEmbedding
+from embedtrain.spelling import near_spellings
 from embedtrain.vocabulary import Vocab
 
-# Comparing spellings takes some µs a word; the words are in order of frequency.
-_MAX_COMPARED_SPELLINGS = 50_000
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -32,7 +30,7 @@ class UnknownWordError(KeyError):
     def __str__(self) -> str:
         message = f"{self.word!r} is not in the vocabulary"
         if isinstance(self.word, str):
-            near = difflib.get_close_matches(self.word, self._words[:_MAX_COMPARED_SPELLINGS])
+            near = near_spellings(self.word, self._words)
             if near:
                 message += f"; did you mean {' or '.join(map(repr, near))}?"
         return message
