@@ -64,7 +64,10 @@ def with_evaluation(card: str, evaluation: Mapping[str, Any]) -> str:
     """
     from huggingface_hub import ModelCard, ModelCardData  # not at the top: it takes some tenths of a second to import
 
-    parsed = ModelCard(card, ignore_metadata_errors=False)
+    try:
+        parsed = ModelCard(card, ignore_metadata_errors=False)
+    except Exception as error:  # its own, and those of its YAML library
+        raise ValueError(f"the front matter cannot be read: {' '.join(str(error).split())}") from error
     data = parsed.data
     assert isinstance(data, ModelCardData)
     heading = re.search(r"^# (.*)$", parsed.text, re.MULTILINE)
@@ -258,7 +261,7 @@ In gensim:
 ```python
 from gensim.models import KeyedVectors
 
-{_in_gensim(export)}
+{_in_gensim(embeddings, export)}
 ```
 
 With embedtrain:
@@ -301,12 +304,13 @@ vectors = StaticModel.from_pretrained(".").encode(["some text"])
     return text
 
 
-def _in_gensim(export: Sequence[str]) -> str:
+def _in_gensim(embeddings: Embeddings, export: Sequence[str]) -> str:
     if "word2vec-binary" in export:
         return 'vectors = KeyedVectors.load_word2vec_format("vectors.bin", binary=True)'
     if "word2vec" in export:
         return 'vectors = KeyedVectors.load_word2vec_format("vectors.txt")'
-    return "vectors = KeyedVectors(weight.shape[1])\nvectors.add_vectors(words, weight.float().numpy())"
+    words = "[2:]" if {embeddings.pad_index, embeddings.unk_index} == {0, 1} else ""
+    return f"vectors = KeyedVectors({embeddings.dim})\nvectors.add_vectors(words{words}, weight{words}.float().numpy())"
 
 
 def _details(summary: str, text: str) -> str:

@@ -348,8 +348,7 @@ def add_evaluation(folder: Path, evaluation: Mapping[str, Any]) -> None:
     try:
         card = with_evaluation(_read_text(folder / "README.md"), evaluation)
     except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise EmbedtrainError(f"{folder / 'README.md'}: the front matter cannot be read: {reason}") from error
+        raise EmbedtrainError(f"{folder / 'README.md'}: {error}") from error
     replace_file(folder / "config.json", _json({**config, "evaluation": evaluation}))
     replace_file(folder / "README.md", card)
 

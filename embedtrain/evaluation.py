@@ -168,7 +168,7 @@ class Evaluator:
 
     def _solve(self, unit: Tensor, sections: dict[str, Rows]) -> Solved:
         questions = np.concatenate(list(sections.values()))
-        known: npt.NDArray[np.bool_] = (questions >= 0).all(axis=1)
+        known = np.asarray((questions >= 0).all(axis=1))
         right = np.zeros((2, len(questions)), dtype=np.bool_)
         right[:, known] = self._answers(unit, questions[known, :3]) == questions[known, 3]
         ends = np.cumsum([len(section) for section in sections.values()])[:-1]

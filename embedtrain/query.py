@@ -21,6 +21,7 @@ from embedtrain.cli import run_command
 from embedtrain.errors import EmbedtrainError
 from embedtrain.evaluate import read_model
 from embedtrain.spelling import near_spellings
+from embedtrain.vocabulary import PAD, UNK
 
 _HISTORY = "embedtrain/query_history"
 _COMPLETIONS = 100
@@ -198,7 +199,7 @@ def read(source: Path) -> Words:
     if is_result(source):
         return Words(*load_arrays(source))
     embeddings = read_model(source)
-    special = {embeddings.pad_index, embeddings.unk_index}
+    special = {row for row, word in enumerate(embeddings.words) if word in (PAD, UNK)}
     return Words(embeddings.words, embeddings.weight.float().numpy(), embeddings.counts, special)
 
 

@@ -23,7 +23,7 @@ from embedtrain.embeddings import Embeddings
 from embedtrain.errors import EmbedtrainError
 from embedtrain.formats import EXPORTS
 
-FILES = {"embedding.pt", "vocab.txt", "vocab.tsv", "config.json", "metrics.jsonl", "README.md"}
+FILES = {"embedding.pt", "vocab.txt", "vocab.tsv", "config.json", "metrics.jsonl", "README.md", "frequencies.svg"}
 CONFIG: dict[str, Any] = {
     "options": {"dim": 4, "lowercase": False, "seed": 1},
     "corpus": {"sources": [{"name": "a.txt", "size": 12}], "fingerprint": "00ff"},
@@ -105,7 +105,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_without_counts_pad_and_unk(tmp_path: Path) -> None:
     Embeddings(torch.ones(2, 3), ["a", "b"], pad_index=None, unk_index=None).save(tmp_path / "out")
-    assert set(names(tmp_path / "out")) == FILES - {"vocab.tsv"}
+    assert set(names(tmp_path / "out")) == FILES - {"vocab.tsv", "frequencies.svg"}
     back = load(tmp_path / "out")
     assert back.counts is None
     assert back.pad_index is None
@@ -365,9 +365,9 @@ def test_everything_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "fsync", record_fsync)
     monkeypatch.setattr(Path, "rename", record_rename)
     make().save(tmp_path / "out", export=["npy"])
-    assert set(synced[:7]) == FILES | {"embedding.npy"}
-    assert synced[7].startswith("out.partial-")
-    assert synced[8:] == ["rename", tmp_path.name]
+    assert set(synced[:8]) == FILES | {"embedding.npy"}
+    assert synced[8].startswith("out.partial-")
+    assert synced[9:] == ["rename", tmp_path.name]
 
 
 @pytest.fixture(params=[True, False], ids=["exchange", "two-renames"])
@@ -449,8 +449,8 @@ os.fsync, Path.rename = step(os.fsync), step(Path.rename)
 checkpoint.exchange = step(checkpoint.exchange) if swap else lambda first, second: False
 make(2.0).save(sys.argv[1], overwrite=True)
 """
-    # 6 files and the folder are synced, then old and new change places, then the parent is synced.
-    for steps in (8, 9) if swap else (8, 9, 10):
+    # 7 files and the folder are synced, then old and new change places, then the parent is synced.
+    for steps in (9, 10) if swap else (9, 10, 11):
         parent = tmp_path / str(steps)
         make(1.0).save(parent / "out")
         command = [sys.executable, "-c", script, str(parent / "out"), str(steps), str(swap)]
@@ -459,7 +459,7 @@ make(2.0).save(sys.argv[1], overwrite=True)
             folder for folder in parent.iterdir() if set(names(folder)) == FILES and "partial" not in folder.name
         ]
         for folder in complete:
-            value = 2.0 if folder.name == "out" and steps == (9 if swap else 10) else 1.0
+            value = 2.0 if folder.name == "out" and steps == (10 if swap else 11) else 1.0
             assert torch.equal(load(folder).weight, make(value).weight)
         assert complete
         if swap:
