@@ -143,10 +143,10 @@ def _made(config: Mapping[str, Any]) -> str:
 def _corpus(config: Mapping[str, Any]) -> str:
     corpus = config.get("corpus") or {}
     facts = {name: value for name, value in corpus.items() if name != "sources"}
-    sources = {
-        source["name"]: "unknown size" if source.get("size") is None else f"{source['size']:,} bytes"
-        for source in corpus.get("sources", ())
-    }
+    sources = {}
+    for source in corpus.get("sources", ()):
+        size = "unknown size" if source.get("size") is None else f"{source['size']:,} bytes"
+        sources[source["name"]] = size if source.get("files", 1) == 1 else f"{size} in {source['files']:,} files"
     tables = [_table(heading, rows) for heading, rows in (("Source", sources), ("Corpus", facts)) if rows]
     return "\n\n".join(tables)
 

@@ -7,24 +7,31 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from embedtrain import sources
+from embedtrain import arrow, finding, remote, sources
+from embedtrain.cache import Cache, Entry, default_root, memory_available
 from embedtrain.errors import EmbedtrainError
+from embedtrain.finding import Found
 from embedtrain.options import Options
+from embedtrain.rows import SPACE_WITHIN, Rows
 from embedtrain.sources import OnBytes, Source
 from embedtrain.vocabulary import PAD, Vocabulary
 
 _CHUNK_BYTES = 8 << 20
 _TOKENIZER_CHUNK_BYTES = 1 << 20  # an encoding takes a hundred bytes per token until its ids are taken from it
+# What is larger than this share of the memory that is there is put on disk.
+_SHARE_OF_MEMORY = 0.25
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WORD = re.compile(rb"[^ \t\n\r\v\f]+")
 
@@ -33,7 +40,7 @@ _WORD = re.compile(rb"[^ \t\n\r\v\f]+")
 class Corpus:
     """The encoded corpus: all that training needs of it.
 
-    :param ids: int32 (N,), index into ``vocabulary.words``.
+    :param ids: int32 (N,), index into ``vocabulary.words``. A corpus on disk is mapped, and can only be read.
     :param offsets: int64 (S + 1,), sentence s is ``ids[offsets[s]:offsets[s + 1]]``. None is empty.
     :param vocabulary: with a tokenizer, all its tokens by id; those that are not trained have count 0.
     :param sources: what was read.
@@ -49,7 +56,7 @@ class Corpus:
     ids: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
     vocabulary: Vocabulary
-    sources: tuple[Source, ...]
+    sources: tuple[Found, ...]
     tokens_read: int
     lines: int
     dropped: dict[str, int]
@@ -59,20 +66,26 @@ class Corpus:
 
 
 def encode(
-    corpus: str | os.PathLike[str] | Iterable[Any], options: Options, on_bytes: OnBytes = lambda done, total: None
+    corpus: str | os.PathLike[str] | Iterable[Any],
+    options: Options,
+    on_bytes: OnBytes = lambda done, total: None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Corpus:
     """Read a corpus once and encode it.
 
     In a file, a token is what ASCII white space separates and a sentence is a line, of any length. gzip, bz2, xz and
-    zstd files are known by their first bytes.
+    zstd files are known by their first bytes, and so are files of ids (:mod:`embedtrain.sequences`), Parquet and Arrow.
 
-    :param corpus: a path, several paths ("-" is standard input), or an iterable of sentences, each a list of words;
-        these words may hold spaces.
-    :param options: min_count, max_vocab, lowercase, errors, tokenizer, read_vocab and workers are of use here.
+    :param corpus: a path, several paths (:func:`embedtrain.finding.find` says what they may be), a table of pyarrow, a
+        dataset of the datasets library, or an iterable of sentences, each a list of words; these words may hold spaces.
+    :param options: min_count, max_vocab, lowercase, errors, tokenizer, read_vocab, column, cache, cache_dir and workers
+        are of use here.
     :param on_bytes: progress of files: (bytes read, bytes in all or None), of the compressed ones as they are stored.
+    :param note: called with lines about what was taken, left out and kept.
     :raises EmbedtrainError: what is wrong with the corpus, and where.
     """
-    paths = _paths(corpus)
+    table = corpus if arrow.is_table(corpus) else None
+    paths = _paths(corpus) if table is None else None
     vocabulary = None
     if options.read_vocab is not None:
         read = Vocabulary.read(options.read_vocab)
@@ -84,18 +97,105 @@ def encode(
                 f"{options.read_vocab}: {len(vocabulary) or 'no'} word has a count of min-count ({options.min_count}) "
                 "or more, at least 2 are needed"
             )
-    if paths is None:
+    if table is not None:
+        name = f"{type(table).__module__.partition('.')[0]}.{type(table).__name__}"
+        # What datasets calls a fingerprint depends on the data and on all that was done to it.
+        version = getattr(table, "_fingerprint", None)
+        found: tuple[Found, ...] = (Found(name, (Source(name, None, kind="arrow", version=version),)),)
+    elif paths is not None:
+        found = tuple(map(finding.find, paths))
+    else:
         return _encode_sentences(corpus, options, vocabulary)  # type: ignore[arg-type]  # _paths has looked at it
-    found = tuple(sources.find(path) for path in paths)
-    if options.tokenizer is not None:
-        return _encode_by_tokenizer(found, options, options.tokenizer, on_bytes)
-    return _encode_files(found, options, vocabulary, on_bytes)
+    for each in found:
+        if line := finding.describe(each):
+            note(line)
+    rows = Rows(table, options.column, strict=options.errors == "strict", text_only=options.tokenizer is not None)
+    for file in _files(found):
+        if file.kind in ("text", "npy", "npz"):
+            rows.agree(file, "text" if file.kind == "text" else "ids")
+
+    key = _key(found, options)
+    with Cache(options.cache_dir or default_root(), key, note) as cache:
+        if (entry := cache.find(_is_right)) is not None:
+            return _from_entry(entry, found)
+        if options.tokenizer is not None:
+            encoded = _encode_by_tokenizer(found, options, options.tokenizer, rows, on_bytes)
+        else:
+            encoded = _encode_files(found, options, vocabulary, rows, on_bytes)
+        for what, count in rows.left_out.items():
+            note(f"left out {count:,} {what}")
+        too_large = encoded.ids.nbytes + encoded.offsets.nbytes > _SHARE_OF_MEMORY * memory_available()
+        if not too_large and not (options.cache and options.cache_dir is not None):
+            return encoded
+        unchanged = key is None or paths is None or key == _key(tuple(map(finding.find, paths)), options)
+        if not unchanged:
+            note("the corpus changed while it was read, so its encoding is not kept")
+        return _from_entry(cache.put(_to_entry(encoded), _LARGE, keep=unchanged), found)
 
 
-def _paths(corpus: object) -> list[str | Path] | None:
+def _files(found: Iterable[Found]) -> list[Source]:
+    return [file for each in found for file in each.files]
+
+
+# --- the encoded corpus on disk ------------------------------------------------------------------------------------
+
+_LARGE = frozenset({"ids", "offsets"})
+
+
+def _key(found: Iterable[Found], options: Options) -> dict[str, Any] | None:
+    """Return what the encoded corpus depends on; None if it is not to be kept, or cannot be told from another."""
+    files = _files(found)
+    if not options.cache or any(file.version is None for file in files):
+        return None
+    tokenizer, vocabulary = options.tokenizer, options.read_vocab
+    names = [file.name if remote.is_url(file.name) else os.path.abspath(file.name) for file in files]  # noqa: PTH100
+    return {
+        "sources": [[name, file.kind, file.size, file.version] for name, file in zip(names, files, strict=True)],
+        "options": {
+            name: getattr(options, name) for name in ("min_count", "max_vocab", "lowercase", "errors", "column")
+        },
+        "tokenizer": None if tokenizer is None else [_digest(tokenizer), metadata.version("tokenizers")],
+        "read_vocab": None if vocabulary is None else _digest(vocabulary),
+        "unicode": unicodedata.unidata_version,
+    }
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None  # who reads it next says so
+
+
+def _to_entry(corpus: Corpus) -> Entry:
+    facts = {name: getattr(corpus, name) for name in ("tokens_read", "lines", "dropped", "replaced", "fingerprint")}
+    return Entry(
+        {"ids": corpus.ids, "offsets": corpus.offsets, "counts": corpus.vocabulary.counts},
+        {"words": corpus.vocabulary.words, "tokenizer": corpus.tokenizer_json},
+        facts,
+    )
+
+
+def _from_entry(entry: Entry, found: tuple[Found, ...]) -> Corpus:
+    return Corpus(
+        entry.arrays["ids"],
+        entry.arrays["offsets"],
+        Vocabulary(entry.values["words"], entry.arrays["counts"].copy()),
+        sources=found,
+        tokenizer_json=entry.values["tokenizer"],
+        **entry.facts,
+    )
+
+
+def _is_right(entry: Entry) -> bool:
+    vocabulary = Vocabulary(entry.values["words"], entry.arrays["counts"])
+    return bool(_fingerprint(vocabulary, entry.arrays["ids"], entry.arrays["offsets"]) == entry.facts["fingerprint"])
+
+
+def _paths(corpus: object) -> list[str] | None:
     """Return the files to read, or None if the corpus is an iterable of sentences."""
     if isinstance(corpus, (str, os.PathLike)):
-        return [Path(corpus)]
+        return [os.fspath(corpus)]
     if not isinstance(corpus, Iterable) or isinstance(corpus, (bytes, bytearray)):
         raise EmbedtrainError(
             f"the corpus must be a path, a list of paths, or an iterable of lists of words, not {type(corpus).__name__}"
@@ -103,7 +203,7 @@ def _paths(corpus: object) -> list[str | Path] | None:
     if isinstance(corpus, Sequence) and all(isinstance(item, (str, os.PathLike)) for item in corpus):
         if not corpus:
             raise EmbedtrainError("the corpus is an empty list")
-        return [Path(item) for item in corpus]
+        return [os.fspath(item) for item in corpus]
     return None
 
 
@@ -111,19 +211,21 @@ def _paths(corpus: object) -> list[str | Path] | None:
 
 
 def _encode_files(
-    found: tuple[Source, ...], options: Options, vocabulary: Vocabulary | None, on_bytes: OnBytes
+    found: tuple[Found, ...], options: Options, vocabulary: Vocabulary | None, rows: Rows, on_bytes: OnBytes
 ) -> Corpus:
     from embedtrain.native import core
 
     encoder = core.Encoder(options.workers, options.errors)
     size = 0
     try:
-        for source, chunk in sources.read(found, on_bytes, _CHUNK_BYTES):
+        for source, chunk in sources.read(_files(found), on_bytes, _CHUNK_BYTES, rows):
             size += len(chunk)
             bad = encoder.feed(chunk) if chunk else encoder.end_file()
             if bad is not None:
                 raise _not_text(source, *bad)
         words = None if vocabulary is None else _lines(vocabulary.words)
+        if words is not None and rows.category == "tokens":
+            words = words.replace(b" ", SPACE_WITHIN.encode())
         lower = (lambda text: text.decode().lower().encode()) if options.lowercase else None
         result = encoder.finish(options.min_count, options.max_vocab, PAD, lower, words)
     except ValueError as error:  # too many or too long words
@@ -131,7 +233,10 @@ def _encode_files(
     if size == 0:
         raise EmbedtrainError(f"{_names(found)} is empty")
     if vocabulary is None:
-        vocabulary = Vocabulary(result["words"].decode().split("\n")[:-1], result["counts"])
+        text = result["words"].decode()
+        if rows.category == "tokens":
+            text = text.replace(SPACE_WITHIN, " ")
+        vocabulary = Vocabulary(text.split("\n")[:-1], result["counts"])
     dropped = {
         "out_of_vocabulary": result["out_of_vocabulary"],
         "invalid_utf8": result["invalid"],
@@ -139,8 +244,8 @@ def _encode_files(
     }
     return _finished(
         result["ids"], result["offsets"], vocabulary, found, options,
-        tokens_read=result["tokens_read"], lines=result["lines"], dropped=dropped, replaced=result["replaced"],
-        largest_count=result["largest_count"],
+        tokens_read=result["tokens_read"], lines=result["lines"] + rows.empty, dropped=dropped,
+        replaced=result["replaced"], largest_count=result["largest_count"],
     )  # fmt: skip
 
 
@@ -189,7 +294,7 @@ def _encode_sentences(sentences: Iterable[Any], options: Options, vocabulary: Vo
     new_ids = np.fromiter((rows.get(word, -1) for word in spelled), np.int32, len(spelled))
     kept, offsets = _renumbered(ids, line_ends, new_ids)
     return _finished(
-        kept, offsets, vocabulary, (Source("lists of words", None),), options,
+        kept, offsets, vocabulary, (Found("lists of words", (Source("lists of words", None),)),), options,
         tokens_read=len(ids), lines=len(line_ends), replaced=0, largest_count=max(counts.values(), default=0),
         dropped={"out_of_vocabulary": len(ids) - len(kept) - padding, "pad_token": padding},
     )  # fmt: skip
@@ -224,7 +329,9 @@ def _check_words(numbers: dict[Any, int], ids: npt.NDArray[np.int32], ends: npt.
 # --- text through a tokenizer --------------------------------------------------------------------------------------
 
 
-def _encode_by_tokenizer(found: tuple[Source, ...], options: Options, path: Path, on_bytes: OnBytes) -> Corpus:
+def _encode_by_tokenizer(
+    found: tuple[Found, ...], options: Options, path: Path, rows: Rows, on_bytes: OnBytes
+) -> Corpus:
     from tokenizers import Tokenizer
 
     try:
@@ -240,15 +347,15 @@ def _encode_by_tokenizer(found: tuple[Source, ...], options: Options, path: Path
     text = _TextReader(options.errors)
     tokens, ends = array("i"), array("q")
     with _tokenizer_threads(options.workers):
-        for lines in text.read(found, on_bytes):
+        for lines in text.read(_files(found), rows, on_bytes):
             for encoding in tokenizer.encode_batch_fast(lines, add_special_tokens=False):
                 tokens.extend(encoding.ids)
                 ends.append(len(tokens))
     if text.size == 0:
         raise EmbedtrainError(f"{_names(found)} is empty")
 
-    rows = {row: word for word, row in tokenizer.get_vocab(with_added_tokens=True).items()}
-    words = [rows.get(row, f"<unused-{row}>") for row in range(max(rows, default=-1) + 1)]
+    named = {row: word for word, row in tokenizer.get_vocab(with_added_tokens=True).items()}
+    words = [named.get(row, f"<unused-{row}>") for row in range(max(named, default=-1) + 1)]
     ids = _array(tokens, np.int32)
     counts = np.bincount(ids, minlength=len(words)).astype(np.int64, copy=False)
     trained = counts >= options.min_count
@@ -279,11 +386,11 @@ class _TextReader:
         self.skipped = 0
         self._errors = errors
 
-    def read(self, found: Sequence[Source], on_bytes: OnBytes) -> Iterator[list[str]]:
+    def read(self, files: Sequence[Source], rows: Rows, on_bytes: OnBytes) -> Iterator[list[str]]:
         """Yield the lines, many at a time."""
         open_line: list[bytes] = []
         line = offset = 0  # of the file, before open_line
-        for source, chunk in sources.read(found, on_bytes, _TOKENIZER_CHUNK_BYTES):
+        for source, chunk in sources.read(files, on_bytes, _TOKENIZER_CHUNK_BYTES, rows):
             self.size += len(chunk)
             data = bytes(chunk)
             cut = data.rfind(b"\n") + 1
@@ -370,7 +477,7 @@ def _finished(
     ids: npt.NDArray[np.int32],
     offsets: npt.NDArray[np.int64],
     vocabulary: Vocabulary,
-    found: tuple[Source, ...],
+    found: tuple[Found, ...],
     options: Options,
     *,
     tokens_read: int,
@@ -402,19 +509,22 @@ def _finished(
             f"{name}: only one word, {only[:40]!r}, occurs min-count ({options.min_count}) times: there is nothing to "
             "contrast it with; lower --min-count or give more text"
         )
+    fingerprint = _fingerprint(vocabulary, ids, offsets)
+    return Corpus(ids, offsets, vocabulary, found, tokens_read, lines, dropped, replaced, fingerprint, tokenizer_json)
+
+
+def _fingerprint(vocabulary: Vocabulary, ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> str:
     digest = hashlib.sha256(_lines(vocabulary.words))
     for values in (vocabulary.counts, ids, offsets):
         digest.update(np.ascontiguousarray(values).data)
-    return Corpus(
-        ids, offsets, vocabulary, found, tokens_read, lines, dropped, replaced, digest.hexdigest(), tokenizer_json
-    )  # fmt: skip
+    return digest.hexdigest()
 
 
 def _lines(words: Iterable[str]) -> bytes:
     return "".join(f"{word}\n" for word in words).encode()
 
 
-def _names(found: Sequence[Source]) -> str:
+def _names(found: Sequence[Found]) -> str:
     return found[0].name if len(found) == 1 else f"{found[0].name} and {len(found) - 1} more"
 
 

@@ -387,8 +387,8 @@ class _Resident:
     """The whole corpus on the card."""
 
     def __init__(self, corpus: Corpus, card: Card) -> None:
-        self._ids = torch.from_numpy(corpus.ids).to(card.device)
-        self._offsets = torch.from_numpy(corpus.offsets).to(card.device)
+        self._ids = ops.as_tensor(corpus.ids).to(card.device)
+        self._offsets = ops.as_tensor(corpus.offsets).to(card.device)
 
     def take(self, epoch: int, begin: int, end: int) -> tuple[Tensor, Tensor, int]:
         """Return ids and offsets of a stretch that holds the block and its margins, and its first position."""
@@ -422,7 +422,7 @@ class _Streamed:
         slot.wait()
         result = []
         for name, values in (("ids", self._corpus.ids[first:last]), ("offsets", offsets)):
-            result.append(self._upload(slot, name, torch.from_numpy(np.ascontiguousarray(values))))
+            result.append(self._upload(slot, name, ops.as_tensor(values)))
         return result[0], result[1], first
 
     def release(self) -> None:
@@ -458,7 +458,7 @@ class _Streamed:
         while position != limit and kept < options.window:
             step = min(abs(limit - position), max(256, 2 * (options.window - kept)))
             low = position if direction > 0 else position - step
-            ids = torch.from_numpy(np.ascontiguousarray(self._corpus.ids[low : low + step]))
+            ids = ops.as_tensor(self._corpus.ids[low : low + step])
             kept += int(ops.draw_tokens(ids, self._keep, low, options.window, epoch, options.seed)[0].sum())
             position += direction * step
         return position

@@ -38,8 +38,8 @@ class Fit(Word2Vec):
     In the corpus a sentence is a line, and words are what white space separates.
     """
 
-    corpus: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Text files, plain or compressed (gz, bz2, xz, zst); "-" is standard input. Without one: the documentation of the Python standard library, with epochs 40 and alpha 0.05."""  # noqa: E501
+    corpus: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Text files, plain or compressed (gz, bz2, xz, zst), Parquet or Arrow files, ids in npy or npz; folders, 'quoted/*.globs' and URLs of these; "-" is standard input. Without one: the documentation of the Python standard library, with epochs 40 and alpha 0.05."""  # noqa: E501
     out: Path = Path("out")
     """Folder for the result. It must not exist, or be empty."""
     overwrite: bool = False

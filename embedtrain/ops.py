@@ -9,10 +9,12 @@ Shapes: V words, D numbers per row, N tokens, S sentences, K negatives.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -100,6 +102,13 @@ def _is_padded(table: Tensor) -> bool:
     # columns of a wider matrix they hold other data, and a clone of such columns ends before the last of them.
     made_here = table.storage_offset() == _LINE and table.untyped_storage().nbytes() == 4 * (_LINE + rows * stride)
     return stride == dim or made_here
+
+
+def as_tensor(array: npt.NDArray[Any]) -> Tensor:
+    """Return an array as a tensor on the same memory. That of a file that is mapped must only be read."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def _padded(table: Tensor) -> Tensor:

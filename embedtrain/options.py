@@ -65,6 +65,12 @@ class Options:
     """A Hugging Face tokenizer.json that cuts the raw text into tokens, instead of white space."""
     read_vocab: Path | None = None
     """Take words and counts from this file ("word count" a line), instead of counting the corpus."""
+    column: str | None = None
+    """The column of Parquet and Arrow files and datasets to train on; None takes it if there is only one."""
+    cache: bool = True
+    """Train on the encoded corpus that an earlier run kept, and keep one that is too large for memory."""
+    cache_dir: Path | None = None
+    """Keep the encoded corpus in this folder, however small; None: in ~/.cache/embedtrain, if it is large."""
     init_from: Path | None = None
     """Start from the vectors of this file or folder, in any format that embedtrain.convert reads; words that it lacks start as usual. Its dimension must be dim."""  # noqa: E501
     lock: Literal["source"] | Path | None = None
@@ -90,16 +96,18 @@ class Options:
         _require_float("min_alpha", self.min_alpha, 0.0, self.alpha, upper_name="alpha")
         _require_int("seed", self.seed, 0, 2**63 - 1)
         _require_int("workers", self.workers, 1, 1024)
-        for name in ("shrink_window", "lowercase"):
+        for name in ("shrink_window", "lowercase", "cache"):
             if not isinstance(value := getattr(self, name), bool):
                 raise EmbedtrainError(f"{_spell(name)} must be True or False, not {value!r}")
-        for name in ("tokenizer", "read_vocab", "init_from", "lock"):
+        for name in ("tokenizer", "read_vocab", "cache_dir", "init_from", "lock"):
             if (value := getattr(self, name)) is not None and not (name == "lock" and value == "source"):
                 if not isinstance(value, (str, os.PathLike)):
                     raise EmbedtrainError(f"{_spell(name)} must be a path, not {value!r}")
                 object.__setattr__(self, name, Path(value))  # from Python, paths often come as strings
         if self.lock is not None and self.init_from is None:
             raise EmbedtrainError("lock keeps vectors of init-from as they are; pass init-from as well")
+        if self.column is not None and not isinstance(self.column, str):
+            raise EmbedtrainError(f"column must be the name of a column, not {self.column!r}")
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise EmbedtrainError(f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}")
         if self.errors not in ("strict", "replace", "skip"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import importlib
 import io
 import lzma
@@ -12,16 +13,19 @@ import sys
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from embedtrain import remote
 from embedtrain.errors import EmbedtrainError
 
 STANDARD_INPUT = "standard input"
 
 OnBytes = Callable[[int, "int | None"], None]
+Kind = Literal["text", "parquet", "arrow", "npy", "npz"]
+Rows = Callable[["Source"], Iterator["tuple[Any, int]"]]
 
 # name, magic bytes
 _MAGIC = (
@@ -46,6 +50,9 @@ class Source:
     """Bytes as stored (compressed, if it is), None when unknown."""
     member: str | None = None
     """The file inside a .zip archive; ``name`` is the archive then."""
+    kind: Kind = "text"
+    version: str | None = None
+    """What changes whenever the file does: times and inode, or the tags of a URL. None when unknown, as of pipes."""
 
     def __str__(self) -> str:
         return self.name if self.member is None else f"{self.name}, {self.member}"
@@ -69,7 +76,9 @@ def find(path: str | Path) -> Source:
         raise EmbedtrainError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if stat.S_ISDIR(info.st_mode):
         raise EmbedtrainError(f"{path}: is a folder; give the files in it, e.g. {path}/*.txt")
-    return Source(str(path), info.st_size if stat.S_ISREG(info.st_mode) else None)
+    if not stat.S_ISREG(info.st_mode):
+        return Source(str(path), None)
+    return Source(str(path), info.st_size, version=f"{info.st_mtime_ns}-{info.st_ctime_ns}-{info.st_ino}")
 
 
 def is_plain(source: Source) -> bool:
@@ -88,13 +97,14 @@ def zip_members(source: Source) -> list[Source] | None:
     if source.name == STANDARD_INPUT:
         return None
     try:
-        if not zipfile.is_zipfile(source.name):
-            with io.FileIO(source.name) as file:
+        with _open_whole(source) as file:
+            if not zipfile.is_zipfile(file):
+                file.seek(0)
                 if file.read(4) == b"PK\x03\x04":
                     raise zipfile.BadZipFile("its directory at the end is missing")
-            return None
-        with zipfile.ZipFile(source.name) as archive:
-            infos = [info for info in archive.infolist() if not info.is_dir()]
+                return None
+            with zipfile.ZipFile(file) as archive:
+                infos = [info for info in archive.infolist() if not info.is_dir()]
     except OSError as error:
         raise EmbedtrainError(f"{source}: cannot be read ({error.strerror or error})") from error
     except _ZIP_ERRORS as error:
@@ -104,32 +114,54 @@ def zip_members(source: Source) -> list[Source] | None:
     return [Source(source.name, info.file_size, info.filename) for info in infos]
 
 
-def read(sources: Sequence[Source], on_bytes: OnBytes, chunk_bytes: int) -> Generator[tuple[Source, memoryview]]:
+def total_size(sources: Sequence[Source]) -> int | None:
+    """Return the bytes of all sources as stored, None when unknown."""
+    sizes = [source.size for source in sources if source.size is not None]
+    return sum(sizes) if len(sizes) == len(sources) else None
+
+
+def read(
+    sources: Sequence[Source], on_bytes: OnBytes, chunk_bytes: int, rows: Rows | None = None
+) -> Generator[tuple[Source, memoryview]]:
     """Yield the text of the sources in chunks, and after each source an empty chunk. A chunk is valid until the next.
 
     A thread of its own reads and decompresses ahead.
 
     :param on_bytes: called with the stored bytes read so far, and those of all sources (None: unknown).
+    :param rows: reads a source that is no text, as chunks of the same text that a file could hold, each with the stored
+        bytes that it took so far. Without it, all is read as text.
     :raises EmbedtrainError: what cannot be read or decompressed, when its turn comes.
     """
-    total = None if any(source.size is None for source in sources) else sum(source.size or 0 for source in sources)
+    total = total_size(sources)
     free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
     for _ in range(3):  # one being filled, one waiting, one being worked on
-        free.put(bytearray(chunk_bytes))
-    filled: queue.SimpleQueue[tuple[Source, bytearray, int, int] | BaseException | None] = queue.SimpleQueue()
+        free.put(bytearray())
+    filled: queue.SimpleQueue[tuple[Source, Any, bytearray, int, int] | BaseException | None] = queue.SimpleQueue()
 
     def run() -> None:
         done = 0
         try:
             for source in sources:
+                if rows is not None and source.kind != "text":
+                    chunk_done = 0
+                    with contextlib.closing(_ended(rows(source))) as chunks:
+                        for chunk, chunk_done in chunks:
+                            buffer = free.get()
+                            if buffer is None:
+                                return
+                            filled.put((source, chunk, buffer, len(chunk), done + chunk_done))
+                    done += chunk_done
+                    continue
                 with _Stored(source) as stored, _decompressed(stored) as text:
                     size = -1
                     while size != 0:
                         buffer = free.get()
                         if buffer is None:
                             return
+                        if not buffer:  # is made when it is needed
+                            buffer = bytearray(chunk_bytes)
                         size = stored.fill(text, buffer)
-                        filled.put((source, buffer, size, done + stored.done))
+                        filled.put((source, buffer, buffer, size, done + stored.done))
                     done += stored.done
             filled.put(None)
         except BaseException as error:
@@ -141,13 +173,50 @@ def read(sources: Sequence[Source], on_bytes: OnBytes, chunk_bytes: int) -> Gene
         while (item := filled.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
-            source, buffer, size, done = item
-            with memoryview(buffer) as view, view[:size] as chunk:
+            source, text, buffer, size, done = item
+            with memoryview(text) as view, view[:size] as chunk:
                 yield source, chunk
             free.put(buffer)
             on_bytes(done, total)
     finally:
         free.put(None)  # the thread ends when it is through with the buffers it has
+
+
+def _ended(chunks: Iterator[tuple[Any, int]]) -> Generator[tuple[Any, int]]:
+    """Put an empty chunk behind the others, none of which is empty."""
+    done = 0
+    for chunk, done in chunks:
+        if len(chunk):
+            yield chunk, done
+    yield b"", done
+
+
+class Stream:
+    """The bytes of a source, decompressed, for one that reads them piece by piece."""
+
+    def __init__(self, source: Source) -> None:
+        self._stored = _Stored(source)
+        self._text = _decompressed(self._stored)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stored.close()
+
+    @property
+    def done(self) -> int:
+        """Stored bytes read so far."""
+        return self._stored.done
+
+    def read(self, size: int) -> bytearray:
+        """Return the next bytes: fewer than ``size`` only at the end.
+
+        :raises EmbedtrainError: what cannot be read or decompressed.
+        """
+        buffer = bytearray(size)
+        del buffer[self._stored.fill(self._text, buffer) :]
+        return buffer
 
 
 class _Stored(io.RawIOBase):
@@ -157,17 +226,20 @@ class _Stored(io.RawIOBase):
         self.name = str(source)
         self.done = 0
         self.compression: str | None = None
-        self._owned = source.name != STANDARD_INPUT
+        self._closing = contextlib.ExitStack()
+        self._head = b""
         try:
-            self._file: Any = _open(source) if self._owned else _standard_input()
+            self._file = _open(source, self._closing)
             # A pipe may give less than it is asked for.
-            self._head = b""
             while len(self._head) < _HEAD_BYTES and (more := self._file.read(_HEAD_BYTES - len(self._head))):
                 self._head += more
-        except OSError as error:
-            raise self._unreadable(error) from error
-        except _ZIP_ERRORS as error:
-            raise EmbedtrainError(f"{self.name}: the zip file is damaged or cut off ({error})") from error
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise self._unreadable(error) from error
+            if isinstance(error, _ZIP_ERRORS):
+                raise EmbedtrainError(f"{self.name}: the zip file is damaged or cut off ({error})") from error
+            raise
         for compression, magic in _MAGIC:
             if self._head.startswith(magic) and (compression != "bz2" or self._head[4:10] in _BZ2_BLOCKS):
                 self.compression = compression
@@ -209,8 +281,7 @@ class _Stored(io.RawIOBase):
         return size
 
     def close(self) -> None:
-        if self._owned and not self.closed:
-            self._file.close()
+        self._closing.close()
         super().close()
 
     def _unreadable(self, error: OSError) -> EmbedtrainError:
@@ -220,8 +291,23 @@ class _Stored(io.RawIOBase):
         return EmbedtrainError(f"{self.name}: the {self.compression or 'zip'} file is damaged or cut off ({error})")
 
 
-def _open(source: Source) -> Any:
-    return io.FileIO(source.name) if source.member is None else zipfile.ZipFile(source.name).open(source.member)
+def _open(source: Source, closing: contextlib.ExitStack) -> Any:
+    """Open the stored bytes; what is to be closed afterwards is put on the stack."""
+    if source.name == STANDARD_INPUT:
+        return _standard_input()
+    if source.member is not None:
+        archive = closing.enter_context(zipfile.ZipFile(closing.enter_context(_open_whole(source))))
+        return closing.enter_context(archive.open(source.member))
+    if remote.is_url(source.name):
+        return closing.enter_context(remote.open_url(source.name, stream=True))
+    return closing.enter_context(io.FileIO(source.name))
+
+
+def _open_whole(source: Source) -> Any:
+    """Open a file to read here and there in it."""
+    if remote.is_url(source.name):
+        return remote.open_url(source.name, stream=False)
+    return Path(source.name).open("rb")
 
 
 def _standard_input() -> Any:

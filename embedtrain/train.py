@@ -197,7 +197,7 @@ class Threads:
         counts = torch.from_numpy(corpus.vocabulary.counts)
         noise = ops.alias_table(counts, options.ns_exponent)
         keep = ops.keep_thresholds(counts, options.sample)
-        self._ids, self._offsets = torch.from_numpy(corpus.ids), torch.from_numpy(corpus.offsets)
+        self._ids, self._offsets = ops.as_tensor(corpus.ids), ops.as_tensor(corpus.offsets)
         self._trainer = ops.Trainer(
             input, output, keep, noise, corpus_size=len(corpus.ids), epochs=options.epochs, seed=options.seed,
             window=options.window, negative=options.negative, shrink_window=options.shrink_window, alpha=options.alpha,
@@ -217,7 +217,7 @@ class Threads:
 
 def _describe(corpus: Corpus) -> dict[str, Any]:
     return {
-        "sources": [{"name": source.name, "size": source.size} for source in corpus.sources],
+        "sources": [{"name": each.name, "size": each.size, "files": len(each.files)} for each in corpus.sources],
         "lines": corpus.lines,
         "tokens_read": corpus.tokens_read,
         "tokens": len(corpus.ids),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedtrain import corpus as corpora
 from embedtrain import device
+from embedtrain.arrow import is_table
 from embedtrain.errors import EmbedtrainError
 from embedtrain.options import Options
 from embedtrain.progress import Progress
@@ -36,7 +37,7 @@ class Word2Vec(Options):
 
     def fit(
         self,
-        corpus: str | Path | Sequence[str | Path] | Iterable[Sequence[str]],
+        corpus: str | Path | Sequence[str | Path] | Iterable[Sequence[str]] | Any,
         *,
         progress: Progress | None = None,
         on_corpus: Callable[[Corpus], None] = lambda corpus: None,
@@ -46,7 +47,9 @@ class Word2Vec(Options):
         """Read the corpus once and train on it.
 
         :param corpus: a file, several files, or any iterable of sentences, each a list of words (a generator will do).
-            In files a sentence is a line, and words are what white space separates. "-" is standard input.
+            In files a sentence is a line, and words are what white space separates. "-" is standard input; folders,
+            globs, URLs and other kinds of files: :func:`embedtrain.finding.find`. A ``datasets.Dataset`` or a
+            ``pyarrow.Table`` with a column of text, or of lists of words or ids, will do as well.
         :param progress: where to show progress; by default it is not shown.
         :param on_corpus: called with the encoded corpus, before training.
         :param on_report: called about a hundred times during training, with position, epoch, loss, rate and
@@ -63,7 +66,7 @@ class Word2Vec(Options):
         if isinstance(self.lock, Path) and not self.lock.exists():
             raise EmbedtrainError(f"{self.lock}: no such file of words to lock")
         progress = progress or Progress(quiet=True)
-        if isinstance(corpus, (str, os.PathLike)) or _is_files(corpus):
+        if isinstance(corpus, (str, os.PathLike)) or _is_files(corpus) or is_table(corpus):
             with progress.counting() as update, _import_ahead() as import_ahead:
 
                 def on_bytes(done: int, total: int | None) -> None:
@@ -71,7 +74,7 @@ class Word2Vec(Options):
                         import_ahead()
                     update(done, total)
 
-                encoded = corpora.encode(corpus, self, on_bytes)
+                encoded = corpora.encode(corpus, self, on_bytes, progress.note)
         else:
             encoded = corpora.encode(corpus, self)
         _note(encoded, progress)

@@ -310,7 +310,7 @@ def test_missing_files_and_folders(tmp_path):
         encode(tmp_path / "missing.txt", ALL)
     with pytest.raises(EmbedtrainError, match="no such file; a list of strings is a list of files"):
         encode(["the cat sat", "on the mat"], ALL)
-    with pytest.raises(EmbedtrainError, match="is a folder"):
+    with pytest.raises(EmbedtrainError, match="there are no files in this folder"):
         encode(tmp_path, ALL)
     with pytest.raises(EmbedtrainError, match="cannot be read"):
         encode("nul\0byte", ALL)

@@ -110,7 +110,7 @@ def test_a_bad_file_among_good_ones_and_a_folder(folder: Path) -> None:
     (folder / "bad").write_bytes(b"a b\n\xff\n")
     (folder / "texts").mkdir()
     assert_refused(folder, "corpus.txt", "bad", why="bad: line 2, byte 4: 0xff")
-    assert_refused(folder, "corpus.txt", "texts", why=r"texts: is a folder; give the files in it, e.g. texts/\*.txt")
+    assert_refused(folder, "corpus.txt", "texts", why="texts: there are no files in this folder")
 
 
 def test_bad_standard_input(folder: Path) -> None:
@@ -425,7 +425,7 @@ def test_the_folder(result: Result) -> None:
     config = json.loads((result.out / "config.json").read_text())
     assert config["options"]["dim"] == config["dim"] == 8
     assert config["options"]["alpha"] == 0.025
-    assert config["corpus"]["sources"] == [{"name": "corpus.txt", "size": len(TEXT)}]
+    assert config["corpus"]["sources"] == [{"name": "corpus.txt", "size": len(TEXT), "files": 1}]
     assert (config["corpus"]["tokens"], config["corpus"]["sentences"]) == (4000, 400)
     assert config["results"]["final_loss"] == embeddings.metrics[-1]["loss"]
     assert "corpus.txt" in (result.out / "README.md").read_text()
