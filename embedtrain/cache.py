@@ -20,16 +20,14 @@ left by a process that was killed, and are removed by the next one that makes an
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import re
-import resource
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +36,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedtrain.errors import EmbedtrainError
+from embedtrain.files import explained, lock, sync
 
 _FORMAT = "embedtrain encoded corpus"
 _VERSION = 1
@@ -66,41 +64,6 @@ def default_root() -> Path:
     return (Path(base) if base.startswith("/") else Path("~/.cache").expanduser()) / "embedtrain"
 
 
-def memory_available() -> int:
-    """Return the bytes of memory that this process may still take: of the machine, its control group and its limits."""
-    available = [1 << 62]
-    with contextlib.suppress(OSError, ValueError):
-        available.append(_numbers(Path("/proc/meminfo").read_text())["MemAvailable"] << 10)
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        available.extend(_left_in_control_groups())
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        status = _numbers(Path("/proc/self/status").read_text())
-        for limit, used in ((resource.RLIMIT_AS, status["VmSize"]), (resource.RLIMIT_DATA, status["VmData"])):
-            soft, _ = resource.getrlimit(limit)
-            if soft != resource.RLIM_INFINITY:
-                available.append(soft - (used << 10))
-    return max(min(available), 0)
-
-
-def _left_in_control_groups() -> Iterator[int]:
-    """Yield the bytes that each control group (version 2) around this process lets it take; caches do not count."""
-    line = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
-    root = Path("/sys/fs/cgroup")
-    group = root / line[3:].lstrip("/")
-    for folder in (group, *group.parents):
-        with contextlib.suppress(OSError, ValueError):  # no limit is the word "max"
-            limit = int((folder / "memory.max").read_text())
-            used = int((folder / "memory.current").read_text())
-            yield limit - used + _numbers((folder / "memory.stat").read_text()).get("inactive_file", 0)
-        if folder == root:
-            return
-
-
-def _numbers(text: str) -> dict[str, int]:
-    """Read lines like "VmSize:  1234 kB"."""
-    return {name: int(number) for name, number in re.findall(r"(?m)^(\w+):?\s+(\d+)", text)}
-
-
 class Cache:
     """The place on disk for one entry.
 
@@ -115,7 +78,7 @@ class Cache:
         self._name = hashlib.sha256(_json(self._key)).hexdigest()[:32] if key is not None else secrets.token_hex(16)
         self._note = note
         self._partial: Path | None = None
-        self._lock = -1
+        self._lock: int | None = None
 
     def __enter__(self) -> Cache:
         return self
@@ -140,7 +103,7 @@ class Cache:
             entry, sure = self._read(folder)
             if not sure and not is_right(entry):
                 raise ValueError("the arrays are not those that were encoded")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             self._note(f"the encoded corpus in {folder} is damaged ({error}); encoding again")
             self._remove(folder)
             return None
@@ -195,7 +158,7 @@ class Cache:
             meta["sha256"] = hashlib.sha256(_json(meta)).hexdigest()
             (folder / _META).write_bytes(_json(meta))
             for path in (*folder.iterdir(), folder):
-                _sync(path)
+                sync(path)
             arrays = _map(folder, files)
             self._put_in_place(folder)
         return Entry(arrays, entry.values, entry.facts)
@@ -209,7 +172,7 @@ class Cache:
                 raise
             return  # another process was faster, and the same corpus gives the same entry
         self._partial = None
-        _sync(self.root)
+        sync(self.root)
         self._unlock()
         size = sum(path.stat().st_size for path in target.iterdir())
         self._note(f"kept the encoded corpus ({size / 1e6:,.1f} MB) in {target}, to be used again")
@@ -256,42 +219,31 @@ class Cache:
         while True:
             partial = self.root / f"{self._name}.partial-{secrets.token_hex(4)}"
             partial.mkdir()
-            lock = os.open(partial, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.stat(partial)  # noqa: PTH116  another process may have removed it before the lock
-            except OSError:
-                os.close(lock)
-                continue
-            self._partial, self._lock = partial, lock
-            return
+            # Until it is locked, another process may take it for one that was left behind, and remove it.
+            with contextlib.suppress(FileNotFoundError, BlockingIOError):
+                self._lock = lock(partial)
+                if partial.exists():
+                    self._partial = partial
+                    return
+            self._unlock()
 
     def _unlock(self) -> None:
-        if self._lock >= 0:
+        if self._lock is not None:
             os.close(self._lock)
-            self._lock = -1
+            self._lock = None
 
     def _remove_left_behind(self) -> None:
         for path in self.root.iterdir():
-            if not _PARTIAL.fullmatch(path.name):
+            if not _PARTIAL.fullmatch(path.name) or path.is_symlink():
                 continue
             with contextlib.suppress(OSError):
-                lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                taken = lock(path)
+                if taken is not None:
                     shutil.rmtree(path, ignore_errors=True)
-                finally:
-                    os.close(lock)
+                    os.close(taken)
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise EmbedtrainError(
-                f"the encoded corpus cannot be written to {self.root} ({error.strerror or error}); choose another "
-                "place with --cache-dir"
-            ) from error
+    def _explained(self) -> contextlib.AbstractContextManager[None]:
+        return explained(f"the encoded corpus to {self.root} (--cache-dir)")
 
 
 def _map(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Array]:
@@ -311,11 +263,3 @@ def _map(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Arra
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import unicodedata
@@ -20,9 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embedtrain import arrow, finding, remote, sources
-from embedtrain.cache import Cache, Entry, default_root, memory_available
+from embedtrain.cache import Cache, Entry, default_root
 from embedtrain.errors import EmbedtrainError
 from embedtrain.finding import Found
+from embedtrain.memory import available_memory
 from embedtrain.options import Options
 from embedtrain.rows import SPACE_WITHIN, Rows
 from embedtrain.sources import OnBytes, Source
@@ -30,8 +32,6 @@ from embedtrain.vocabulary import PAD, Vocabulary
 
 _CHUNK_BYTES = 8 << 20
 _TOKENIZER_CHUNK_BYTES = 1 << 20  # an encoding takes a hundred bytes per token until its ids are taken from it
-# What is larger than this share of the memory that is there is put on disk.
-_SHARE_OF_MEMORY = 0.25
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WORD = re.compile(rb"[^ \t\n\r\v\f]+")
 
@@ -124,13 +124,19 @@ def encode(
             encoded = _encode_files(found, options, vocabulary, rows, on_bytes)
         for what, count in rows.left_out.items():
             note(f"left out {count:,} {what}")
-        too_large = encoded.ids.nbytes + encoded.offsets.nbytes > _SHARE_OF_MEMORY * memory_available()
+        too_large = encoded.ids.nbytes + encoded.offsets.nbytes > memory_budget()
         if not too_large and not (options.cache and options.cache_dir is not None):
             return encoded
         unchanged = key is None or paths is None or key == _key(tuple(map(finding.find, paths)), options)
         if not unchanged:
             note("the corpus changed while it was read, so its encoding is not kept")
         return _from_entry(cache.put(_to_entry(encoded), _LARGE, keep=unchanged), found)
+
+
+def memory_budget() -> float:
+    """Return the bytes that an encoded corpus may take in memory: a quarter of what is there for this process."""
+    available = available_memory()
+    return math.inf if available is None else available / 4
 
 
 def _files(found: Iterable[Found]) -> list[Source]:

@@ -136,7 +136,7 @@ def _find_dataset(folder: str) -> Found | None:
         good = all(isinstance(name, str) and name == Path(name).name != ".." for name in names)
     except OSError as error:
         raise EmbedtrainError(f"{state}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         good = False
     if not good:
         raise EmbedtrainError(f"{state}: does not say which files in the folder the dataset is made of")

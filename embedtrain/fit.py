@@ -158,7 +158,7 @@ def _go_on(options: Fit) -> str:
     python = shutil.which("python")
     same = python is not None and Path(python).samefile(sys.executable)
     command = ["python" if same else sys.executable, "-m", "embedtrain.fit", "--resume", str(options.out)]
-    return ("the same input | " if Path("-") in options.corpus else "") + shlex.join(command)
+    return ("the same input | " if "-" in options.corpus else "") + shlex.join(command)
 
 
 def _show(embeddings: Embeddings, folder: Path) -> None:

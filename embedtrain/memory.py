@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -10,14 +11,27 @@ _CGROUPS = Path("/sys/fs/cgroup")
 def available_memory() -> int | None:
     """Return the bytes of memory that are free, or could be freed, for this process; None where nobody says (no Linux).
 
-    The least of what the machine has and what the control group (a container, a batch job) may have.
+    The least of what the machine has, what the control group (a container, a batch job) may have, and what the limits
+    of the process (``ulimit -v``, ``ulimit -d``) leave it.
     """
-    limits = [_machine(), *map(_group, _groups())]
+    limits = [
+        _machine(),
+        *map(_group, _groups()),
+        _limit(resource.RLIMIT_AS, "VmSize:"),
+        _limit(resource.RLIMIT_DATA, "VmData:"),
+    ]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _machine() -> int | None:
     return 1024 * size if (size := _field(Path("/proc/meminfo"), "MemAvailable:")) is not None else None
+
+
+def _limit(which: int, used: str) -> int | None:
+    soft, _ = resource.getrlimit(which)
+    if soft == resource.RLIM_INFINITY:
+        return None
+    return max(0, soft - 1024 * (_field(Path("/proc/self/status"), used) or 0))
 
 
 def _groups() -> list[Path]:
@@ -37,9 +51,9 @@ def _group(group: Path) -> int | None:
 
 def _field(path: Path, name: str) -> int | None:
     for line in _read(path).splitlines():
-        key, _, value = line.partition(" ")
-        if key == name:
-            return int(value.split()[0])
+        words = line.split()
+        if words[:1] == [name]:
+            return int(words[1])
     return None
 
 

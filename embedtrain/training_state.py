@@ -55,7 +55,8 @@ _PARTIAL = ".partial"
 _INTERVAL = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|[kMG]?tokens)")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "tokens": 1, "ktokens": 1e3, "Mtokens": 1e6, "Gtokens": 1e9}
 # What may change between a training and its continuation: how, but not what, is trained.
-_FREE = frozenset({"workers", "device", "tokenizer", "read_vocab"})  # of the last two, what they give is compared
+# Of the tokenizer and the vocabulary, what they give is compared.
+_FREE = frozenset({"workers", "device", "tokenizer", "read_vocab", "cache", "cache_dir"})
 
 
 @dataclass(frozen=True)

@@ -281,7 +281,7 @@ def test_every_option_is_compared_or_named_as_free(tmp_path: Path, field: str) -
     for name in saved.options:
         object.__setattr__(other, name, getattr(OPTIONS, name))
     object.__setattr__(other, field, 7 if field == "epochs" else "something else")
-    free = {"epochs", "workers", "device", "tokenizer", "read_vocab"}
+    free = {"epochs", "workers", "device", "tokenizer", "read_vocab", "cache", "cache_dir"}
     with contextlib.nullcontext() if field in free else pytest.raises(EmbedtrainError, match="is something else"):
         saved.require_same_options(other)
 
