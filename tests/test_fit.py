@@ -408,7 +408,7 @@ def test_the_folder(result: Result) -> None:
     assert {path.name for path in result.out.iterdir()} == {
         "embedding.pt", "vocab.txt", "vocab.tsv", "config.json", "metrics.jsonl", "README.md", "embedding.npy",
         "model.safetensors", "tokenizer.json", "modules.json", "vectors.txt", "vectors.bin", "glove.txt",
-        "checkpoints",
+        "checkpoints", "curve.svg", "frequencies.svg",
     }  # fmt: skip
     assert {path.name for path in result.folder.iterdir()} == {"corpus.txt", "words.txt", "out"}
     embeddings = embedtrain.load(result.out)
