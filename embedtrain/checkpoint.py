@@ -209,6 +209,8 @@ class OutputFolder:
         if (target / CHECKPOINTS).is_dir():
             inner = {path.name for path in (target / CHECKPOINTS).iterdir()}
             checkpoints = sum(map(training_state.is_checkpoint, inner))
+            if not own_checkpoints and (locked := training_state.lock_checkpoints(shown / CHECKPOINTS)) is not None:
+                os.close(locked)  # nobody trains there
             entries.discard(CHECKPOINTS)
             entries |= {f"{CHECKPOINTS}/{name}" for name in inner if not training_state.is_own(name)}
         if not entries and (own_checkpoints or not checkpoints):

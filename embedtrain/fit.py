@@ -86,10 +86,10 @@ def _spell_resume(arguments: Sequence[str]) -> list[str]:
 
 
 def spell(options: Fit) -> list[str]:
-    """Return the arguments that give these options, all spelled out, but for where the result goes."""
+    """Return the arguments that give these options, all spelled out, but for where to write."""
     arguments = []
     for field in dataclasses.fields(options):
-        if field.name in ("corpus", "out", "overwrite", "resume"):
+        if field.name in ("corpus", "out", "overwrite", "resume", "save_vocab"):
             continue
         name, value = field.name.replace("_", "-"), getattr(options, field.name)
         if isinstance(value, bool):

@@ -209,6 +209,19 @@ def is_own(name: str) -> bool:
     return is_checkpoint(name.removesuffix(_PARTIAL))
 
 
+def lock_checkpoints(folder: Path) -> int | None:
+    """Take a folder of checkpoints for this process, as :func:`embedtrain.files.lock` does.
+
+    :raises EmbedtrainError: if another process trains with it.
+    """
+    try:
+        return lock(folder)
+    except BlockingIOError:
+        raise EmbedtrainError(
+            f"another process trains with its checkpoints in {folder}; wait for it, or choose another folder"
+        ) from None
+
+
 def newest(folder: Path, note: Callable[[str], None] = lambda line: None) -> Saved | None:
     """Find the newest intact checkpoint in a folder; None if there is no checkpoint.
 
@@ -536,13 +549,8 @@ class Checkpoints:
             for folder in reversed(missing):
                 folder.mkdir(exist_ok=True)
                 self._made.insert(0, folder)
-            try:
-                self._lock = lock(self.folder)
-            except BlockingIOError:
-                raise EmbedtrainError(
-                    f"another process trains with its checkpoints in {self.folder}; wait for it, or choose another "
-                    "folder"
-                ) from None
+                sync(folder.parent)
+            self._lock = lock_checkpoints(self.folder)
             for path in self.folder.glob(f"*{_PARTIAL}"):
                 if is_own(path.name):
                     path.unlink()

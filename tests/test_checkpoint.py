@@ -22,6 +22,7 @@ from embedtrain.checkpoint import OutputFolder, load
 from embedtrain.embeddings import Embeddings
 from embedtrain.errors import EmbedtrainError
 from embedtrain.formats import EXPORTS
+from embedtrain.training_state import Checkpoints
 
 FILES = {"embedding.pt", "vocab.txt", "vocab.tsv", "config.json", "metrics.jsonl", "README.md", "frequencies.svg"}
 CONFIG: dict[str, Any] = {
@@ -533,6 +534,13 @@ def test_checkpoints_of_somebody_else_are_kept(tmp_path: Path) -> None:
         with pytest.raises(EmbedtrainError, match="holds the checkpoints of a training"):
             output.commit(make())
     assert len(names(tmp_path / "out/checkpoints")) == 2
+
+
+def test_a_training_that_goes_on_is_not_overwritten(tmp_path: Path) -> None:
+    make().save(tmp_path / "out")
+    with Checkpoints(tmp_path / "out/checkpoints"), pytest.raises(EmbedtrainError, match="another process trains"):
+        make(2.0).save(tmp_path / "out", overwrite=True)
+    make(2.0).save(tmp_path / "out", overwrite=True)
 
 
 def test_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,6 +197,7 @@ def test_full_disk(folder: Path) -> None:
         ("--alpha=nan", "alpha must be .* not nan"),
         ("--workers=0", "workers must be .* not 0"),
         ("--min-count=99999999999999999999", "min-count must be .* not 9"),
+        ("--checkpoint-every=10", r"checkpoint-every must be a time .*, a number of tokens .*, or off, not '10'"),
         ("--device=tpu", "device must be auto, cpu, cuda or cuda:N, not 'tpu'"),
         ("--device=cuda", "device cuda: .*; or train with --device cpu"),
     ],

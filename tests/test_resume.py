@@ -695,7 +695,7 @@ def test_arguments_spelled_out_give_the_same_options(tmp_path: Path) -> None:
             "--max-vocab=9",
             "--alpha=1e-3",
         ],
-        ["--tokenizer=t.json", "--errors=skip", "--sample=0.1", "--save-vocab=v", "--checkpoint-every=2h", "x"],
+        ["--tokenizer=t.json", "--errors=skip", "--sample=0.1", "--checkpoint-every=2h", "x"],
     ):
         options = fit.parse(arguments)
         again = fit.parse(fit.spell(options)) if options.corpus else fit._read(fit.spell(options))
