@@ -4,9 +4,9 @@
 
 A round either trains in processes of its own, each killed (SIGKILL) at a random moment and the next resuming, until one
 is done; or it trains in this process, interrupted (SIGINT) at random moments and resumed, reads the result back,
-converts it and loads it again. With one worker the result is compared, bit for bit, with that of a training never left. After
-each round there must be nothing in the folder but the results, no thread and no open file more than before, and no
-process left; at the end, the memory of this process must be what it was after the first rounds.
+converts it and loads it again. With one worker the result is compared, bit for bit, with that of a training never left.
+After each round there must be nothing in the folder but the results, no thread and no open file more than before, and
+no process left; at the end, the memory of this process must be what it was after the first rounds.
 
 Exit code 0 if all that holds; 1, and what did not, otherwise.
 """

@@ -137,7 +137,7 @@ def test_a_gpu_left_anywhere_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(cuda, "_BLOCK_TOKENS", 100)
 
     def make(input: torch.Tensor, output: torch.Tensor) -> Engine:
-        return cuda.Gpu(CORPUS, OPTIONS, input, output, FakeCard(free))
+        return cuda.Gpu(CORPUS, OPTIONS, input, output, card=FakeCard(free))
 
     whole = train_in_parts(make)
     for left in ([1], [100, 250, 600], range(0, TOTAL, 70)):

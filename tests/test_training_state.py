@@ -319,10 +319,11 @@ def test_written_beside_synced_renamed_then_the_oldest_deleted(tmp_path: Path, m
 
 
 def test_training_goes_on_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = threading.Event()
+    writing, disk = threading.Event(), threading.Event()
     fsync = os.fsync
 
     def slow(descriptor: int) -> None:
+        writing.set()
         assert disk.wait(30)
         fsync(descriptor)
 
@@ -330,6 +331,7 @@ def test_training_goes_on_while_it_is_written(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(os, "fsync", slow)
         input, output = tables(1)
         checkpoints.save(state(1), input, output)
+        assert writing.wait(30)
         assert not checkpoints.due(10)  # not two at a time
         assert names(tmp_path) == ["000001.safetensors.partial"]
         input.zero_()
