@@ -92,6 +92,26 @@ class Progress:
         self.note(f"{did} {_megabytes(read)} in {seconds:.1f} s, {_megabytes(read / max(seconds, 1e-9))}/s")
 
     @contextmanager
+    def steps(self, doing: str, did: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show a pass of equal steps.
+
+        :param doing: what to call it
+        :param did: the same, when it is over
+        :param total: how many steps it takes
+        :return: ``update(done)``
+        """
+        start = _now()
+        with self._pass() as display:
+
+            def update(done: int) -> None:
+                if display is not None and display.due():
+                    speed = done / max(_now() - start, 1e-9)
+                    display.show(doing, done, total, [_time_left(total - done, speed)])
+
+            yield update
+        self.note(f"{did} in {_now() - start:.1f} s")
+
+    @contextmanager
     def training(self, total_positions: int, epochs: int, first_position: int = 0) -> Iterator[TrainingUpdate]:
         """Show the training.
 
