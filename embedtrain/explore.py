@@ -2,8 +2,8 @@
 
 The page holds everything: the style and the code from ``embedtrain/page/``, and the words, their vectors and their
 places on the map, so that it computes neighbours and sums of words itself. The vectors are rows of length 1 in 24-bit
-fixed point: their cosines are as exact as those of float32, and the numbers shown are the ones that
-:meth:`embedtrain.Embeddings.most_similar` gives. Each block of data is gzip in base64; 20,000 words of 100 numbers make
+fixed point, so that cosines are right to about 10⁻⁷ and the numbers shown are those of
+:meth:`embedtrain.Embeddings.most_similar`. Each block of data is gzip in base64; 20,000 words of 100 numbers make
 7.5 MB. Nothing that comes from the vectors is ever part of the markup.
 """
 
@@ -116,6 +116,7 @@ def page(first: Words, second: Words | None = None, *, max_vocab: int, seed: int
         doing = f"map of {model.name}" if second else "map"
         with progress.steps(doing, f"{doing}: laid out {len(words):,} words", wordmap.ITERATIONS) as update:
             places.append(wordmap.lay_out(unit, near, places[0] if places else None, seed, update))
+    places = [wordmap.to_circle(place) for place in places]
     groups, names = wordmap.group(units[0], places[0], seed)
     facts: dict[str, Any] = {
         "words": words,
@@ -131,9 +132,9 @@ def page(first: Words, second: Words | None = None, *, max_vocab: int, seed: int
     }
     if second is not None:
         # Neighbours that two unrelated models share by chance must stay few.
-        compared = max(1, min(wordmap.NEIGHBOURS, len(words) // 10))
+        compared = max(1, min(wordmap.COMPARED, len(words) // 20))
         facts["nearest_compared"] = compared
-        facts["shared"] = wordmap.shared_neighbours(*neighbours, compared).tolist()
+        facts["shared"] = wordmap.shared_neighbours(units[0], units[1], compared).tolist()
         facts["only"] = [_only(first, second), _only(second, first)]
     data = {"words": json.dumps(facts, ensure_ascii=False).encode()}
     for number, (unit, place) in enumerate(zip(units, places, strict=True)):
@@ -192,7 +193,8 @@ def _examples(words: Sequence[str]) -> list[str]:
 def _to_planes(unit: torch.Tensor) -> bytes:
     """Return numbers from -1 to 1 as 24-bit fixed point: all low bytes, then the middle ones, then the high ones."""
     whole = np.rint(unit.numpy() * FIXED_POINT).clip(1 - FIXED_POINT, FIXED_POINT - 1).astype("<i4")
-    return whole.reshape(-1).view(np.uint8).reshape(-1, 4)[:, :3].T.tobytes()
+    planes: npt.NDArray[np.uint8] = whole.reshape(-1).view(np.uint8).reshape(-1, 4)[:, :3].T
+    return planes.tobytes()
 
 
 def _assemble(title: str, data: dict[str, bytes]) -> str:

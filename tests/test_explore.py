@@ -47,6 +47,9 @@ class Blocks(HTMLParser):
         self.tags.append(tag)
         self._id = dict(attrs).get("id") if tag == "script" else None
 
+    def handle_endtag(self, tag: str) -> None:
+        self._id = None
+
     def handle_data(self, data: str) -> None:
         if self._id is not None:
             self.blocks[self._id] = self.blocks.get(self._id, "") + data
@@ -97,14 +100,13 @@ def test_the_page_holds_words_vectors_and_places() -> None:
     assert np.linalg.norm(places, axis=0).max() <= 1.0001
 
 
-def test_cosines_of_the_stored_vectors_are_as_exact_as_those_of_float32() -> None:
+def test_cosines_of_the_stored_vectors_are_nearly_those_of_float64() -> None:
     embeddings = make([str(i) for i in range(500)], dim=100)
     stored = show(embeddings).vectors(0, 100)
     exact = torch.nn.functional.normalize(embeddings.weight[2:].double()).numpy()
     off = np.abs(stored @ stored.T - exact @ exact.T)
-    single = torch.nn.functional.normalize(embeddings.weight[2:])
-    assert off.max() < 4e-7
-    assert off.mean() <= np.abs((single @ single.T).numpy() - exact @ exact.T).mean() * 1.5
+    assert off.max() < 3e-7
+    assert off.mean() < 5e-8
 
 
 @pytest.mark.parametrize("size", [2, 3, 7, 8, 10, 40])
@@ -114,7 +116,7 @@ def test_few_words(size: int, dim: int) -> None:
     places = np.frombuffer(page.unpack("places-0"), "<f4")
     assert np.isfinite(places).all()
     assert places.shape == (2 * size,)
-    assert max(page.facts()["shared"]) <= page.facts()["nearest_compared"] == max(1, min(50, size // 10))
+    assert max(page.facts()["shared"]) <= page.facts()["nearest_compared"] == max(1, size // 20)
 
 
 @pytest.mark.parametrize("words", [["a", "b"], ["a", "b", "c"] * 20])

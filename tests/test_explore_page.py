@@ -123,7 +123,7 @@ def click_word(page: Any, word: str) -> None:
 
 
 def wait(page: Any, condition: str, value: Any = None) -> None:
-    """Wait until something is true. (Playwright's own wait_for_function needs eval, which the page forbids.)"""
+    """Wait until something is true. Playwright's own wait_for_function needs eval, which the page forbids."""
     end = time.monotonic() + 5
     while not page.evaluate(condition, value):
         assert time.monotonic() < end, condition

@@ -4,6 +4,12 @@
 const CLOSE = 14; // pixels within which the pointer takes hold of a point
 const SIZES = 6; // radii of points, by how frequent a word is
 
+// Where a label may stand, in steps from its point; ordinary ones at the first place or nowhere.
+const AROUND = [
+  [1, 0], [-1, 0], [0, -1], [0, 1],
+  ...[1.6, 2.6, 3.8, 5.2].flatMap((far) => [[far, -far], [far, far], [-far, -far], [-far, far], [0, -far], [0, far]]),
+];
+
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const smooth = (t) => t * t * (3 - 2 * t);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -291,7 +297,7 @@ class WordMap {
     const reach = near.map((other) => Math.hypot(this.x[other] - x, this.y[other] - y)).sort((a, b) => a - b);
     const fit = this.fitting();
     const radius = reach.length ? reach[Math.floor(reach.length * 0.6)] : 0.1;
-    this.flyTo({ x, y, scale: clamp((fit.scale / Math.max(radius, 1e-3)) * 0.8, fit.scale * 2.5, fit.scale * 14) });
+    this.flyTo({ x, y, scale: clamp((fit.scale / Math.max(radius, 1e-3)) * 0.5, fit.scale * 2.5, fit.scale * 24) });
   }
 
   /** Show all of some words. */
@@ -385,9 +391,10 @@ class WordMap {
 
   /** Radius in CSS pixels of a point of one of the SIZES. */
   radius(size) {
-    const zoom = Math.sqrt(this.view.scale / this.fitting().scale);
-    const crowd = clamp(Math.sqrt(6000 / this.model.size), 0.85, 2.2);
-    return clamp(crowd * (0.85 + 0.35 * zoom), 0.9, 3.6) * (0.9 + 0.28 * size);
+    const fit = this.fitting().scale;
+    const apart = (2 * fit) / Math.sqrt(this.model.size); // between neighbours, when all of the map is shown
+    const zoom = Math.sqrt(this.view.scale / fit);
+    return clamp(0.13 * apart * (1 + 0.4 * zoom), 0.75, 3.6) * (0.9 + 0.28 * size);
   }
 
   drawPoints() {
@@ -507,21 +514,17 @@ class WordMap {
     const taken = new Taken();
     const placed = [];
     const { width, height } = this;
-    const add = (row, size, kind, sides, pad) => {
+    const add = (row, size, kind, pad) => {
       const [sx, sy] = this.toScreen(this.x[row], this.y[row]);
       const away = this.radius(this.sizeOf[row]) + 4;
-      const w = (this.widthOf(row) * size * (kind ? 1.06 : 1)) / 12;
-      const spots = [
-        [sx + away, sy],
-        [sx - away - w, sy],
-        [sx - w / 2, sy - size * 0.55 - away],
-        [sx - w / 2, sy + size * 0.55 + away],
-      ].slice(0, sides);
-      for (const [left, middle] of spots) {
+      const w = (this.widthOf(row) * size * (kind === 2 ? 1.08 : 1)) / 12;
+      for (const [dx, dy] of kind ? AROUND : AROUND.slice(0, 1)) {
+        const left = sx + away * dx - (w * (1 - Math.sign(dx))) / 2;
+        const middle = sy + dy * (away + size * 0.55);
         const box = [left - pad, middle - size * 0.6 - pad / 2, left + w + pad, middle + size * 0.6 + pad / 2];
         if (!taken.free(box)) continue;
         taken.take(box);
-        placed.push({ row, left, middle, size, kind });
+        placed.push({ row, left, middle, size, kind, far: Math.hypot(dx, dy) > 1.5 });
         return;
       }
     };
@@ -529,7 +532,12 @@ class WordMap {
     const special = new Set([...asked, this.hovered, this.aimed, ...near.map((mark) => mark.row)]);
     special.delete(-1);
     const first = new Set([...asked, this.hovered, this.aimed]);
-    for (const row of special) add(row, first.has(row) ? 15 : 13, first.has(row) ? 2 : 1, 4, 1);
+    for (const row of special) { // no label covers a marked point
+      const [sx, sy] = this.toScreen(this.x[row], this.y[row]);
+      const around = this.radius(this.sizeOf[row]) + 1;
+      taken.take([sx - around, sy - around, sx + around, sy + around]);
+    }
+    for (const row of special) add(row, first.has(row) ? 15 : 13, first.has(row) ? 2 : 1, 1);
     const most = (width * height) / (this.lit ? 18000 : 5200);
     const pad = clamp(9 - this.view.scale / this.fitting().scale / 4, 4, 9);
     const { x, y, view } = this;
@@ -539,7 +547,7 @@ class WordMap {
       const sy = (y[row] - view.y) * view.scale + cy;
       if (sx < 0 || sy < 0 || sx > width || sy > height || special.has(row)) continue;
       if (taken.covers(sx + 8, sy)) continue; // cheap, and so for most
-      add(row, 11 + Math.round((this.sizeOf[row] / SIZES) * 4), 0, 1, pad);
+      add(row, 11 + Math.round((this.sizeOf[row] / SIZES) * 4), 0, pad);
     }
     return placed;
   }
@@ -572,6 +580,7 @@ class WordMap {
       this.labels.set(row, { ...label, alpha, dx: label.left - sx, dy: label.middle - sy });
       const faded = this.lit && !label.kind && !this.lit(row) ? 1 - 0.6 * this.dim : 1;
       context.globalAlpha = alpha * faded;
+      if (label.far) this.drawLeader(sx, sy, label);
       context.font = this.font(label.size, label.kind === 2);
       context.lineWidth = 3.5;
       context.strokeText(this.text(row), label.left, label.middle);
@@ -579,6 +588,20 @@ class WordMap {
       context.fillText(this.text(row), label.left, label.middle);
     }
     context.globalAlpha = 1;
+  }
+
+  /** The line from a point to its label, where that stands away from it. */
+  drawLeader(sx, sy, { row, left, middle, size }) {
+    const { context } = this;
+    const right = left + (this.widthOf(row) * size) / 12;
+    context.save();
+    context.strokeStyle = this.theme.faint;
+    context.lineWidth = 0.75;
+    context.beginPath();
+    context.moveTo(sx, sy);
+    context.lineTo(clamp(sx, left - 2, right + 2), middle + Math.sign(sy - middle) * size * 0.45);
+    context.stroke();
+    context.restore();
   }
 
   // ---- hands

@@ -109,6 +109,20 @@ class Model {
     return [...begins, ...holds].slice(0, count);
   }
 
+  /** Rows of words spelled like a text: those that share the most pairs of letters with it (Dice's coefficient). */
+  alike(text, count = 6) {
+    const pairs = (word) => new Set(Array.from({ length: word.length + 1 }, (_, i) => ` ${word} `.slice(i, i + 2)));
+    const wanted = pairs(fold(text));
+    const found = [];
+    for (const [row, word] of this.folded.entries()) {
+      let both = 0;
+      for (const pair of pairs(word)) both += wanted.has(pair);
+      const share = (2 * both) / (wanted.size + word.length + 1);
+      if (share > 0.5) found.push([share, row]);
+    }
+    return found.sort((a, b) => b[0] - a[0]).slice(0, count).map(([, row]) => row);
+  }
+
   /** Read "king - man + woman". Signs stand between spaces, since words may hold them; a word that is one wins. */
   parse(text) {
     const sum = { positive: [], negative: [], unknown: [] };

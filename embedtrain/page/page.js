@@ -56,6 +56,11 @@ class Page {
     return counts ? `${whole(counts[row])}×` : `no. ${whole(row + 1)}`;
   }
 
+  /** How much of a word's neighbourhood two models share. */
+  percent(row) {
+    return `${Math.round((100 * this.model.shared[row]) / this.model.nearest_compared)} %`;
+  }
+
   introduce() {
     const { spaces, size } = this.model;
     const [first, second] = spaces;
@@ -73,7 +78,7 @@ class Page {
     if (second) {
       element("about-compare").hidden = element("about-swap").hidden = element("about-swap-key").hidden = false;
       element("about-compare").textContent =
-        `A word differs as much as its neighbourhood does: of the ${this.model.nearest_compared} words nearest to it in one model, how many ` +
+        `A word differs as much as its neighbourhood does: of the ${whole(this.model.nearest_compared)} words nearest to it in one model, how many ` +
         "are among them in the other (Gonen et al., 2020). The second map started from the first, so that what agrees stays in its place.";
     }
   }
@@ -111,9 +116,9 @@ class Page {
     element("word-name").replaceChildren(...unknown.flatMap((term, i) => [i ? ", " : "", make("bdi", {}, `“${term}”`)]));
     element("word-facts").textContent = this.model.spaces.length > 1 ? "is not among the words that both models have" : "is not among the words of this page";
     element("word-lists").replaceChildren();
-    const begins = unknown.flatMap((term) => this.model.search(term.slice(0, Math.max(3, term.length - 2)), 6));
+    const alike = unknown.flatMap((term) => this.model.alike(term));
     element("word-actions").replaceChildren(
-      ...[...new Set(begins)].map((row) => make("button", { type: "button", className: "chip", onclick: () => this.go(this.model.words[row]) }, this.word(row))),
+      ...[...new Set(alike)].map((row) => make("button", { type: "button", className: "chip", onclick: () => this.go(this.model.words[row]) }, this.word(row))),
     );
     this.say(`${unknown.join(", ")}: not among the words`);
   }
@@ -129,7 +134,7 @@ class Page {
       const [row] = sum.positive;
       if (model.counts) facts.push(`seen ${whole(model.counts[row])} times`);
       facts.push(`no. ${whole(row + 1)} by frequency`);
-      if (model.shared) facts.push(`${model.shared[row]} of ${model.nearest_compared} neighbours shared`);
+      if (model.shared) facts.push(`${this.percent(row)} of ${whole(model.nearest_compared)} neighbours shared`);
     } else facts.push(model.shared ? "nearest to the sum in each model" : "nearest to the sum");
     element("word-facts").textContent = facts.join(" · ");
 
@@ -348,6 +353,11 @@ class Page {
     });
   }
 
+  /** The ends of the colours from "agrees" to "differs". */
+  static differs(dark) {
+    return dark ? [[0.42, 0.015, 40], [0.8, 0.155, 45]] : [[0.85, 0.012, 40], [0.56, 0.2, 33]];
+  }
+
   recolour() {
     const { model, dark } = this;
     const colourOf = new Uint8Array(model.size);
@@ -364,16 +374,16 @@ class Page {
     } else {
       const LEVELS = 16;
       const difference = this.colourBy === "shared";
-      if (difference) colours = dark ? Page.ramp([0.43, 0.02, 230], [0.8, 0.155, 45], LEVELS) : Page.ramp([0.84, 0.02, 230], [0.57, 0.2, 33], LEVELS);
+      if (difference) colours = Page.ramp(...Page.differs(dark), LEVELS);
       else colours = dark ? Page.ramp([0.4, 0.04, 270], [0.9, 0.13, 95], LEVELS) : Page.ramp([0.84, 0.035, 250], [0.38, 0.16, 275], LEVELS);
       const level = difference
-        ? (i) => 1 - model.shared[i] / model.nearest_compared
+        ? (i) => this.rank[model.shared[i]]
         : model.counts
           ? (i) => Math.log(model.counts[i] / model.counts[model.size - 1]) / (Math.log(model.counts[0] / model.counts[model.size - 1]) || 1)
           : (i) => 1 - Math.log(i + 1) / Math.log(model.size + 1);
       for (let i = 0; i < model.size; i++) colourOf[i] = clamp(Math.floor(level(i) * LEVELS), 0, LEVELS - 1);
       const ends = difference
-        ? ["same neighbours", "other neighbours"]
+        ? ["agree most", "differ most"]
         : model.counts ? [this.seen(model.size - 1), this.seen(0)] : ["rare", "frequent"];
       legend.replaceChildren(
         make("div", { className: "ramp", style: `background: linear-gradient(to right, ${colours.join(", ")})` }),
@@ -423,26 +433,29 @@ class Page {
     element("maps").hidden = false;
 
     const order = Array.from({ length: model.size }, (_, i) => i).sort((a, b) => model.shared[a] - model.shared[b] || a - b);
-    const median = model.shared[order[model.size >> 1]];
-    element("changed-facts").textContent = `Of the ${k} words nearest to a word, ${median} are the same in both models for the median word.`;
+    element("changed-facts").textContent =
+      `Of the ${whole(k)} words nearest to a word in one model, how many are among them in the other: ${this.percent(order[model.size >> 1])} for the median word.`;
+
+    // The share of words that agree more, by the number of shared neighbours: colours are by rank, to tell words apart.
+    this.rank = new Float32Array(k + 1);
+    for (const shared of model.shared) for (let fewer = 0; fewer < shared; fewer++) this.rank[fewer] += 1 / model.size;
 
     const bars = new Array(Math.min(k + 1, 26)).fill(0);
     for (const shared of model.shared) bars[Math.floor((shared / (k + 1)) * bars.length)]++;
     this.paintHistogram = (dark) => {
-      const [a, b] = dark ? [[0.8, 0.155, 45], [0.43, 0.02, 230]] : [[0.57, 0.2, 33], [0.84, 0.02, 230]];
-      const colours = Page.ramp(a, b, bars.length);
+      const colours = Page.ramp(...Page.differs(dark).reverse(), bars.length);
       element("changed-histogram").replaceChildren(...bars.map((bar, i) => make("i", { "--colour": colours[i], style: `--colour: ${colours[i]}; height: ${(100 * bar) / Math.max(...bars)}%` })));
     };
-    element("changed-histogram").ariaLabel = `How many of ${k} neighbours are shared: median ${median}`;
+    element("changed-histogram").ariaLabel = element("changed-facts").textContent;
 
     const list = (most) => {
       const rows = order.filter((row) => row < most).slice(0, 40);
       element("changed-list").replaceChildren(
         ...rows.map((row) =>
           make("li", {}, make("button", {
-            type: "button", onclick: () => this.go(model.words[row]), title: `${model.shared[row]} of ${k} neighbours shared`,
+            type: "button", onclick: () => this.go(model.words[row]), title: `${this.percent(row)} of ${whole(k)} neighbours shared`,
             onpointerenter: () => this.map.hover(row), onpointerleave: () => this.map.hover(-1),
-          }, this.word(row), make("span", { className: "number" }, `${model.shared[row]}/${k}`))),
+          }, this.word(row), make("span", { className: "number" }, this.percent(row)))),
         ),
       );
     };
