@@ -284,7 +284,7 @@ class WordMap {
 
   flyTo(view) {
     const [length, path] = zoomPath(this.view, view, Math.min(this.width, this.height));
-    this.animate("view", clamp(length * 420, 200, 1400), (t) => this.setView(path(smooth(t))));
+    this.animate("view", clamp(length * 420, 200, 1400), (t) => this.setView(t < 1 ? path(smooth(t)) : view));
   }
 
   showAll() {

@@ -126,11 +126,10 @@ class Model {
   /** Read "king - man + woman". Signs stand between spaces, since words may hold them; a word that is one wins. */
   parse(text) {
     const sum = { positive: [], negative: [], unknown: [] };
-    text = text.trim();
-    const whole = this.index.get(text);
+    const whole = this.index.get(text) ?? this.index.get(text.trim());
     if (whole !== undefined) return { ...sum, positive: [whole] };
     let sign = "+";
-    for (const part of text.split(/(?:^|\s+)([-+−–])\s+/)) {
+    for (const part of text.trim().split(/(?:^|\s+)([-+−–])\s+/)) {
       if (/^[-+−–]$/.test(part)) sign = part;
       else if (part.trim()) {
         const row = this.find(part.trim());

@@ -94,18 +94,19 @@ class Page {
   open(text) {
     const { model } = this;
     const sum = model.parse(text);
+    const empty = !sum.unknown.length && !sum.positive.length && !sum.negative.length;
     this.asked = text;
-    this.sum = text.trim() && !sum.unknown.length && sum.positive.length + sum.negative.length ? sum : null;
-    element("search").value = this.sum || sum.unknown.length ? text : "";
-    element("word").hidden = !text.trim();
-    element("examples").hidden = Boolean(text.trim()) || !element("examples").querySelector("button");
-    element("changed").hidden = !model.shared || Boolean(text.trim());
-    element("colours").hidden = Boolean(text.trim()) && matchMedia("(max-width: 760px)").matches;
+    this.sum = empty || sum.unknown.length ? null : sum;
+    element("search").value = empty ? "" : text;
+    element("word").hidden = empty;
+    element("examples").hidden = !empty || !element("examples").querySelector("button");
+    element("changed").hidden = !model.shared || !empty;
+    element("colours").hidden = !empty && matchMedia("(max-width: 760px)").matches;
     if (sum.unknown.length) this.showProblem(sum.unknown);
     else if (this.sum) this.showSum();
     else this.map.mark({ asked: [], near: [], arrows: [] });
     element("side-body").scrollTop = 0;
-    if (text.trim()) this.unfold(true);
+    if (!empty) this.unfold(true);
     this.measure();
     if (this.sum) this.frameSum();
   }
