@@ -171,7 +171,7 @@ def test_a_click_shows_neighbours_and_one_beside_clears(open_page: Any) -> None:
     page.mouse.click(1275, 5)
     assert page.locator("#word").is_hidden()
     page.go_back()
-    assert page.locator("#word").is_visible()
+    page.locator("#word").wait_for(state="visible")
 
 
 def test_sums_of_words(open_page: Any) -> None:

@@ -37,8 +37,9 @@ class Page {
     this.setUpColours();
     this.watchLayout();
     this.retheme();
-    this.open(decodeURIComponent(location.hash.slice(1)));
-    window.addEventListener("hashchange", () => this.open(decodeURIComponent(location.hash.slice(1))));
+    const address = () => decodeURIComponent(location.hash.slice(1));
+    this.open(address());
+    window.addEventListener("hashchange", () => address() === this.asked || this.open(address()));
   }
 
   /** Say something to those who hear the page; the last of several in quick succession. */
@@ -87,8 +88,8 @@ class Page {
 
   /** Ask for a word or a sum of words: in the address, so that it can be shared, and gone back from. */
   go(text) {
-    if (text === decodeURIComponent(location.hash.slice(1))) this.open(text);
-    else location.hash = encodeURIComponent(text);
+    this.open(text);
+    location.hash = encodeURIComponent(text);
   }
 
   open(text) {
