@@ -15,6 +15,7 @@
 
 #include "corpus/encoder.h"
 #include "corpus/scan.h"
+#include "corpus/spill.h"
 #include "cpu/dispatch.h"
 #include "sampling/tables.h"
 #include "vectors/number.h"
@@ -58,7 +59,7 @@ py::object bad_byte(const std::optional<BadByte>& bad) {
 }
 
 // One text that lies in memory whole; it must be UTF-8.
-Encoded encode_buffer(uintptr_t text, size_t bytes, int workers, const Encoder::Choice& choice) {
+Encoded encode_buffer(uintptr_t text, size_t bytes, int workers, const Choice& choice) {
     Encoder encoder(workers, Errors::kStrict);
     auto bad = encoder.feed({pointer<const char>(text), bytes});
     if (!bad) bad = encoder.end_file();
@@ -70,14 +71,29 @@ Encoded encode_buffer(uintptr_t text, size_t bytes, int workers, const Encoder::
 }
 
 void bind_corpus(py::module_& m) {
+    py::register_exception_translator([](std::exception_ptr pointer) {
+        try {
+            if (pointer) std::rethrow_exception(pointer);
+        } catch (const FileError& error) {
+            // Python chooses the subclass by the number, and tells the path.
+            const py::object os_error = py::reinterpret_borrow<py::object>(PyExc_OSError)(
+                error.code().value(), error.code().message(), error.path());
+            PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(os_error.ptr())), os_error.ptr());
+        }
+    });
     py::class_<Encoder>(m, "Encoder")
-        .def(py::init([](int workers, const std::string& errors) {
+        .def(py::init([](int workers, const std::string& errors,
+                         const std::optional<std::string>& spill_folder, int64_t memory_bytes) {
                  if (workers < 1) throw std::invalid_argument("workers must be at least 1");
-                 return std::make_unique<Encoder>(workers, errors == "replace" ? Errors::kReplace
-                                                           : errors == "skip"  ? Errors::kSkip
-                                                                               : Errors::kStrict);
+                 if (memory_bytes < 1) throw std::invalid_argument("memory_bytes must be at least 1");
+                 const Errors how = errors == "replace" ? Errors::kReplace
+                                    : errors == "skip"  ? Errors::kSkip
+                                                        : Errors::kStrict;
+                 return spill_folder ? std::make_unique<Encoder>(workers, how, *spill_folder, memory_bytes)
+                                     : std::make_unique<Encoder>(workers, how);
              }),
-             py::arg("workers"), py::arg("errors"))
+             py::arg("workers"), py::arg("errors"), py::arg("spill_folder") = py::none(),
+             py::arg("memory_bytes") = int64_t{1} << 30)
         .def("feed",
              [](Encoder& self, const py::buffer& chunk) {
                  const py::buffer_info info = chunk.request();
@@ -91,11 +107,12 @@ void bind_corpus(py::module_& m) {
                  return bad_byte(bad);
              })
         .def("end_file", [](Encoder& self) { return bad_byte(self.end_file()); })
+        .def("spill", &Encoder::spill, WithoutGil())  // for the tests: as if memory were full
         .def(
             "finish",
             [](Encoder& self, int64_t min_count, std::optional<int64_t> max_vocab, const std::string& pad,
                const py::object& lower, const std::optional<std::string>& vocabulary) {
-                Encoder::Choice choice;
+                Choice choice;
                 choice.min_count = min_count;
                 choice.max_words = max_vocab.value_or(INT64_MAX);
                 choice.pad_word = pad;
@@ -114,8 +131,13 @@ void bind_corpus(py::module_& m) {
                 py::dict result;
                 result["words"] = py::bytes(encoded.words);
                 result["counts"] = give_array(std::move(encoded.counts));
-                result["ids"] = give_array(std::move(encoded.ids));
-                result["offsets"] = give_array(std::move(encoded.offsets));
+                if (self.folder().empty()) {
+                    result["ids"] = give_array(std::move(encoded.ids));
+                    result["offsets"] = give_array(std::move(encoded.offsets));
+                } else {
+                    result["ids"] = self.folder() + "/ids.bin";
+                    result["offsets"] = self.folder() + "/offsets.bin";
+                }
                 result["tokens_read"] = encoded.tokens_read;
                 result["lines"] = encoded.lines;
                 result["distinct_words"] = encoded.distinct_words;
@@ -142,7 +164,7 @@ void bind_corpus(py::module_& m) {
         Encoded encoded;
         {
             py::gil_scoped_release without_gil;
-            Encoder::Choice choice;
+            Choice choice;
             choice.vocabulary = words;
             encoded = encode_buffer(text, bytes, workers, choice);
         }

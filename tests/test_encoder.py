@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import random
+import subprocess
+import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,14 +82,30 @@ def expected(files, errors="strict", min_count=1, max_vocab=None, pad="", lowerc
     }
 
 
-def encode(files, workers=1, chunk=1 << 20, errors="strict", lowercase=False, vocabulary=None, **choice):
-    encoder = _native.Encoder(workers, errors)
+def encode(
+    files,
+    workers=1,
+    chunk=1 << 20,
+    errors="strict",
+    lowercase=False,
+    vocabulary=None,
+    folder=None,
+    memory=1 << 30,
+    spills=(),
+    **choice,
+):
+    """Encode; with a folder, in files, and with all words spilled after the chunks whose numbers are in ``spills``."""
+    encoder = _native.Encoder(workers, errors, folder, memory)
+    chunks = 0
     for data in files:
         for start in range(0, len(data), chunk):
             # A copy of its own, so that a sanitizer sees each byte read beyond it.
             bad = encoder.feed(bytes(data[start : start + chunk]))
             if bad is not None:
                 return bad
+            chunks += 1
+            if chunks in spills:
+                encoder.spill()
         bad = encoder.end_file()
         if bad is not None:
             return bad
@@ -93,6 +114,11 @@ def encode(files, workers=1, chunk=1 << 20, errors="strict", lowercase=False, vo
     if vocabulary is not None:
         choice["vocabulary"] = b"".join(word + b"\n" for word in vocabulary)
     result = encoder.finish(**choice)
+    if folder is not None:
+        assert sorted(path.name for path in Path(folder).iterdir()) == ["ids.bin", "offsets.bin"]
+        assert [result["ids"], result["offsets"]] == [f"{folder}/ids.bin", f"{folder}/offsets.bin"]
+        result["ids"] = np.fromfile(result["ids"], np.int32)
+        result["offsets"] = np.fromfile(result["offsets"], np.int64)
     assert result["ids"].dtype == np.int32
     assert result["offsets"].dtype == result["counts"].dtype == np.int64
     return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in result.items()}
@@ -191,6 +217,96 @@ def test_both_scanners_find_white_space(block):
     bits = [sum(1 << i for i, byte in enumerate(block) if byte in kind) for kind in (SPACES, b"\n", b"\0")]
     assert list(_native.scan_text(block, portable=True)) == bits
     assert list(_native.scan_text(block, portable=False)) == bits
+
+
+# --- more than fits in memory --------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150)
+@given(
+    files=st.lists(texts, min_size=1, max_size=3),
+    workers=st.integers(1, 3),
+    chunk=st.integers(1, 200),
+    errors=st.sampled_from(["replace", "skip"]),
+    spills=st.sets(st.integers(1, 12)),
+    lowercase=st.booleans(),
+    min_count=st.integers(1, 3),
+    max_vocab=st.none() | st.integers(2, 5),
+    pad=st.sampled_from(["", "<pad>"]),
+    vocabulary=st.none() | st.lists(st.sampled_from([b"a", b"b", b"f" * 16, b"g" * 17, b"never"]), unique=True),
+)
+def test_spilling_changes_nothing(files, workers, chunk, errors, spills, **options):
+    with tempfile.TemporaryDirectory() as folder:
+        spilled = encode(files, workers, chunk, errors, folder=folder, spills=spills, **options)
+    assert spilled == expected(files, errors, **options)
+
+
+@pytest.mark.parametrize(
+    ("workers", "chunk", "memory"), [(1, 1 << 30, 1), (2, 99_999, 1), (3, 1 << 30, 1 << 20), (2, 999, 1 << 22)]
+)
+@pytest.mark.parametrize("options", [{"min_count": 2}, {"lowercase": True, "max_vocab": 300}], ids=str)
+def test_the_memory_given_changes_nothing(workers, chunk, memory, options, tmp_path):
+    files = [large_text(4, 300_000), large_text(5, 100_000).replace(b"\n", b" ")]
+    assert encode(files, workers, chunk, folder=str(tmp_path), memory=memory, **options) == expected(files, **options)
+
+
+def test_the_first_bad_byte_is_reported_when_words_were_spilled(tmp_path):
+    data = large_text(6, 400_000)[:350_000] + b" \xff\n \xff"
+    assert encode([data], 2, folder=str(tmp_path), memory=1) == first_bad(data)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells the peak memory of a process")
+def test_only_the_words_of_the_vocabulary_are_in_memory(tmp_path):
+    source = """
+import sys
+from pathlib import Path
+from embedtrain import _native
+
+def peak():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) << 10
+
+encoder = _native.Encoder(2, "strict", *sys.argv[1:2], *map(int, sys.argv[2:3]))
+before = peak()
+for part in range(40):
+    encoder.feed(b" ".join(b"%x" % (i * 0x9E3779B1 % 2**32) for i in range(part * 25_000, (part + 1) * 25_000)))
+    encoder.feed(b" a\\n")
+result = encoder.finish(min_count=2)
+print(result["distinct_words"], result["words"], peak() - before)
+"""
+    used = []
+    for arguments in ([], [str(tmp_path), str(4 << 20)]):
+        command = [sys.executable, "-c", source, *arguments]
+        words, kept, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        assert (int(words), kept) == (1_000_001, r"b'a\n'")
+        used.append(int(peak))
+    assert used[1] < used[0] / 2
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        _native.Encoder(1, "strict", str(tmp_path / "missing"))
+    assert caught.value.filename == str(tmp_path / "missing" / "ids.bin")
+    with pytest.raises(ValueError, match="memory_bytes"):
+        _native.Encoder(1, "strict", str(tmp_path), 0)
+
+
+def test_a_full_disk_is_reported(tmp_path):
+    source = (
+        "import resource, signal, sys\n"
+        "from embedtrain import _native\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "encoder = _native.Encoder(2, 'strict', sys.argv[1], 1 << 20)\n"
+        "try:\n"
+        "    encoder.feed(b'some words\\n' * 20_000)\n"
+        "except OSError as error:\n"
+        "    print(error.filename, error.errno)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", source, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(tmp_path / "ids.bin"), str(errno.EFBIG)]
+
+
+# --- text that lies in memory --------------------------------------------------------------------------------------
 
 
 def test_text_in_memory_is_counted_and_encoded():

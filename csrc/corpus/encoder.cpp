@@ -1,16 +1,15 @@
 #include "corpus/encoder.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <deque>
-#include <exception>
-#include <mutex>
-#include <system_error>
-#include <thread>
+#include <functional>
+#include <numeric>
+#include <stdexcept>
 #include <utility>
 
 #include "corpus/scan.h"
+#include "corpus/spill.h"
 #include "corpus/utf8.h"
 
 namespace embedtrain {
@@ -20,12 +19,7 @@ namespace {
 constexpr std::size_t kPieceBytes = std::size_t{128} << 10;  // what a thread takes at a time
 constexpr std::size_t kBlockIds = std::size_t{1} << 21;      // ids are kept in blocks of 8 MiB
 constexpr std::int32_t kLineEnd = 0;                         // the provisional id of "\n"
-constexpr std::int32_t kDropped = -1;                        // in the place of a final id
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
-
-bool is_ascii(std::string_view text) {
-    return std::none_of(text.begin(), text.end(), [](char c) { return static_cast<signed char>(c) < 0; });
-}
 
 int lowest_bit(std::uint64_t bits) {
     return __builtin_ctzll(bits);
@@ -57,34 +51,33 @@ WordKey short_key(const char* word, std::uint32_t length) {
     return {head & kMasks.of[length].head, tail & kMasks.of[length].tail, length};
 }
 
-// Words waiting to be looked up: all their slots are prefetched before the first is read.
-struct Batch {
-    static constexpr std::size_t kSize = 256;
-    struct Item {
-        WordKey key;
-        std::uint64_t hash;
-        const char* text;
-    };
-    Item items[kSize];
-    std::size_t size = 0;
+// A token to be looked up.
+struct Token {
+    WordKey key;  // its id is a guess, until it is looked up
+    std::uint64_t hash;
+    const char* text;
 };
+
+constexpr std::size_t kBatch = WordTable::kRoom;
 
 }  // namespace
 
-struct Encoder::Worker {
-    struct Block {
-        Buffer<std::int32_t> ids;
-        std::size_t used = 0;
-        std::atomic<std::int64_t> segments{0};
-    };
+// Stretch of the text of which a thread encodes the tokens and line ends that start in [from, to).
+struct Encoder::Piece {
+    std::size_t from, to;
+    std::vector<Segment> segments;  // more than one if the table had to grow meanwhile
+};
 
-    WordTable table;  // "\n" is its word kLineEnd: a line end is looked up as words are, without a branch
+struct alignas(128) Encoder::Worker {
+    // The words with small ids, which are the most frequent ones, are counted by each thread for itself: the
+    // processors would pass their counts back and forth.
+    static constexpr std::size_t kOwnCounts = std::size_t{1} << 14;
+
+    std::vector<std::int64_t> counts = std::vector<std::int64_t>(kOwnCounts);
     std::deque<Block> blocks;
-    const char* bad = nullptr;  // the first bad byte, in strict mode
+    const char* bad = nullptr;  // the first bad byte of the piece, in strict mode
     std::int64_t replaced = 0;  // tokens with NUL bytes; the others are found when their words are known
     std::int64_t invalid = 0;
-
-    Worker() { table.find_or_insert(WordKey("\n")); }
 
     Block& block_for(std::size_t ids) {
         if (blocks.empty() || blocks.back().ids.size() - blocks.back().used < ids) {
@@ -93,96 +86,113 @@ struct Encoder::Worker {
         return blocks.back();
     }
 
-    // Looks the batch up and writes the ids. False: a bad byte in strict mode.
-    bool flush(Batch& batch, std::int32_t*& out, bool strict) {
-        for (std::size_t i = 0; i < batch.size; ++i) {
-            const Batch::Item& item = batch.items[i];
-            WordTable::Slot& slot = table.find(item.key, item.hash);
-            if (__builtin_expect(slot.key.length == 0, 0)) {
-                table.insert(slot, item.key);
-                // Checked once per distinct word: text in any script is read at the speed of ASCII.
-                if (strict && !is_ascii(item.key.text())) {
-                    const std::size_t at = utf8_first_bad(item.key.text());
-                    if (at < item.key.length) {
-                        bad = item.text + at;
+    // Looks tokens up, at most kBatch, and writes their ids: all entries are prefetched before the first is
+    // read. False: a bad byte in strict mode.
+    bool look_up(WordTable& table, WordTable::Writer& writer, Token* tokens, std::size_t size, bool strict,
+                 std::int32_t*& out) {
+        for (std::size_t i = 0; i < size; ++i) {
+            const std::int32_t id = tokens[i].key.id = table.guess(tokens[i].hash);
+            table.prefetch_entry(id);
+        }
+        for (std::size_t i = 0; i < size; ++i) {
+            const Token& token = tokens[i];
+            std::int32_t id = token.key.id;
+            if (__builtin_expect(id < 0 || !(table[static_cast<std::size_t>(id)].key == token.key), 0)) {
+                // Checked once per distinct word: text in any script is read at the speed of ASCII. A bad one
+                // never gets into the table, so that every thread finds its own.
+                if (strict && !is_ascii(token.key.text()) && table.find(token.key, token.hash) < 0) {
+                    const std::size_t at = utf8_first_bad(token.key.text());
+                    if (at < token.key.length) {
+                        bad = token.text + at;
                         return false;
                     }
                 }
+                id = table.find_or_insert(writer, token.key, token.hash);
             }
-            ++slot.count;
-            *out++ = slot.key.id;
+            if (static_cast<std::size_t>(id) < kOwnCounts) {
+                ++counts[static_cast<std::size_t>(id)];
+            } else {
+                table[static_cast<std::size_t>(id)].count.fetch_add(1, std::memory_order_relaxed);
+            }
+            *out++ = id;
         }
-        batch.size = 0;
-        table.reserve(Batch::kSize);  // now, so that the next batch prefetches the slots it will look up
         return true;
     }
 };
 
-template <typename T>
-void Encoder::sort_in_parallel(T* begin, T* end) {
-    const std::size_t parts = workers_.size();
-    const auto border = [&](std::size_t part) {
-        return begin + static_cast<std::size_t>(end - begin) * std::min(part, parts) / parts;
-    };
-    in_parallel(parts, [&](std::size_t part, std::size_t) { std::sort(border(part), border(part + 1)); });
-    for (std::size_t width = 1; width < parts; width *= 2) {
-        in_parallel((parts + 2 * width - 1) / (2 * width), [&](std::size_t pair, std::size_t) {
-            const std::size_t first = pair * 2 * width;
-            std::inplace_merge(border(first), border(first + width), border(first + 2 * width));
-        });
+// What an encoder has in files.
+struct Encoder::Spill {
+    std::string folder;
+    File ids;  // provisional until they are made final in place
+    std::int64_t ids_written = 0;
+    WordRuns words;
+    std::vector<std::int64_t> run_ends;  // where the ids of each run end
+    std::size_t table_bytes;             // the table leaves memory before it has more,
+    std::size_t table_words;             // or more words
+    std::size_t step_bytes;              // of text, encoded in one go: it never fills a table
+
+    Spill(const std::string& folder_, std::size_t memory_bytes, std::size_t threads)
+        : folder(folder_), ids(folder + "/ids.bin"), words(folder) {
+        table_bytes = memory_bytes / 2;
+        std::size_t slots = WordTable::kFirstSlots;
+        while (slots < 4 * threads * WordTable::kRoom) slots *= 2;
+        while (WordTable::most_bytes(2 * slots) <= table_bytes) slots *= 2;
+        table_bytes = std::max(table_bytes, WordTable::most_bytes(slots));
+        table_words = WordTable::most_words(slots, threads);
+        step_bytes = std::min(table_words, std::size_t{8} << 20);
     }
+};
+
+Encoder::Encoder(int workers, Errors errors)
+    : errors_(errors), threads_(static_cast<std::size_t>(workers)), workers_(threads_.count()) {
+    new_table();
 }
 
-Encoder::Encoder(int workers, Errors errors) : errors_(errors), workers_(static_cast<std::size_t>(workers)) {}
+Encoder::Encoder(int workers, Errors errors, const std::string& folder, std::int64_t memory_bytes)
+    : Encoder(workers, errors) {
+    spill_ = std::make_unique<Spill>(folder, static_cast<std::size_t>(memory_bytes), threads_.count());
+}
 
 Encoder::~Encoder() = default;
 
-// Calls task(i, worker) for each i < tasks. A worker's tasks come in order.
-template <typename Task>
-void Encoder::in_parallel(std::size_t tasks, const Task& task) {
-    std::atomic<std::size_t> next{0};
-    std::exception_ptr error;
-    std::mutex error_mutex;
-    const auto work = [&](std::size_t worker) {
-        try {
-            for (std::size_t i; (i = next.fetch_add(1)) < tasks;) task(i, worker);
-        } catch (...) {
-            const std::lock_guard lock(error_mutex);
-            error = std::current_exception();
-            next = tasks;
-        }
-    };
-    std::vector<std::thread> threads;
-    try {
-        for (std::size_t worker = 1; worker < std::min(tasks, workers_.size()); ++worker)
-            threads.emplace_back(work, worker);
-    } catch (const std::system_error&) {  // the system has no more threads to give: those we have do it
-    }
-    work(0);
-    for (std::thread& thread : threads) thread.join();
-    if (error) std::rethrow_exception(error);
+std::string Encoder::folder() const {
+    return spill_ ? spill_->folder : "";
 }
 
-// Encodes the tokens and line ends that start in text[from, to). The text ends with white space.
-void Encoder::encode_piece(Worker& worker, std::string_view text, std::size_t from, std::size_t to,
-                           Segment& segment) {
-    if (from > 0 && !is_space(text[from - 1])) {  // in the middle of a token of the piece before
-        while (from < to && !is_space(text[from])) ++from;
-    }
-    Worker::Block& block = worker.block_for(to - from);
-    segment.ids = block.ids.data() + block.used;
-    segment.block = worker.blocks.size() - 1;
-    ++block.segments;
-    std::int32_t* out = segment.ids;
+void Encoder::new_table() {
+    table_ = std::make_unique<WordTable>(threads_.count());
+    table_->find_or_insert_alone(
+        WordKey("\n"));  // kLineEnd: a line end is looked up as words are, without a branch
+}
+
+// The text ends with white space. Stops early if the table is full, or at a bad byte.
+void Encoder::encode_piece(std::size_t thread, std::string_view text, Piece& piece) {
+    Worker& worker = workers_[thread];
+    WordTable& table = *table_;
+    WordTable::Writer& writer = table.writer(thread);
     const bool strict = errors_ == Errors::kStrict;
+    if (table.full(writer)) return;
+    std::size_t at = piece.from;
+    if (at > 0 && !is_space(text[at - 1])) {  // in the middle of a token of the piece before
+        while (at < piece.to && !is_space(text[at])) ++at;
+    }
+    Block& block = worker.block_for(piece.to - at);
+    ++block.segments;
+    std::int32_t* const ids = block.ids.data() + block.used;
+    std::int32_t* out = ids;
 
     // 16 bytes can be read from each byte of a window, also where the text ends.
     constexpr std::size_t kReadable = kScanBytes + WordKey::kInline;
     char last_window[kReadable];
-    Batch batch;
-    bool good = true;
-    std::size_t at = from;  // no token is open here
-    while (at < to && good) {
+    Token tokens[kBatch];
+    std::size_t size = 0;
+    // False: stop.
+    const auto look_up = [&] {
+        const bool good = worker.look_up(table, writer, tokens, std::exchange(size, 0), strict, out);
+        return good && !table.full(writer);
+    };
+    bool go_on = true;
+    while (at < piece.to && go_on) {  // no token is open here
         const char* window = text.data() + at;
         if (text.size() - at < kReadable) {
             std::memset(last_window, ' ', kReadable);
@@ -196,18 +206,18 @@ void Encoder::encode_piece(Worker& worker, std::string_view text, std::size_t fr
             done = masks.space == 0 ? 0 : 64 - __builtin_clzll(masks.space);
             starts &= first_bits(done);
         }
-        if (to - at < kScanBytes) starts &= first_bits(static_cast<int>(to - at));
+        if (piece.to - at < kScanBytes) starts &= first_bits(static_cast<int>(piece.to - at));
 
         if (__builtin_expect(done == 0 || masks.nul != 0, 0)) {
             // One token at a time: a long one, or one that may hold NULs.
             if (starts != 0 || done == 0) {
+                if (size != 0 && !(go_on = look_up())) break;
                 at += done == 0 ? 0 : static_cast<std::size_t>(lowest_bit(starts));
                 std::size_t end = at + 1;
                 if (text[at] != '\n') {
                     while (!is_space(text[end])) ++end;
                 }
-                good =
-                    worker.flush(batch, out, strict) && encode_token(worker, text.substr(at, end - at), out);
+                go_on = encode_token(thread, text.substr(at, end - at), out);
                 at = end;
             } else {
                 at += static_cast<std::size_t>(done);
@@ -221,24 +231,25 @@ void Encoder::encode_piece(Worker& worker, std::string_view text, std::size_t fr
             // Distance to the next white space; a newline is a token of one byte.
             int length = lowest_bit(masks.space >> i);
             length += length == 0;
-            Batch::Item& item = batch.items[batch.size++];
-            item.text = text.data() + at + i;
-            item.key = static_cast<std::size_t>(length) <= WordKey::kInline
-                           ? short_key(window + i, static_cast<std::uint32_t>(length))
-                           : WordKey(std::string_view(item.text, static_cast<std::size_t>(length)));
-            item.hash = item.key.hash();
-            worker.table.prefetch(item.hash);
+            Token& token = tokens[size++];
+            token.text = text.data() + at + i;
+            token.key = static_cast<std::size_t>(length) <= WordKey::kInline
+                            ? short_key(window + i, static_cast<std::uint32_t>(length))
+                            : WordKey(std::string_view(token.text, static_cast<std::size_t>(length)));
+            token.hash = token.key.hash();
+            table.prefetch(token.hash);
         }
         at += static_cast<std::size_t>(done);
-        if (batch.size + kScanBytes > Batch::kSize) good = worker.flush(batch, out, strict);
+        if (size + kScanBytes > kBatch) go_on = look_up();
     }
-    if (good) worker.flush(batch, out, strict);
-    segment.size = out - segment.ids;
-    block.used += static_cast<std::size_t>(segment.size);
+    if (size != 0) go_on = look_up();
+    piece.from = std::min(at, piece.to);
+    piece.segments.push_back({ids, out - ids, &block, {}});
+    block.used += static_cast<std::size_t>(out - ids);
 }
-
-// The slow way, for tokens of any length that may hold NULs. False: a bad byte in strict mode.
-bool Encoder::encode_token(Worker& worker, std::string_view token, std::int32_t*& out) {
+// The slow way, for tokens of any length that may hold NULs. False: stop, at a bad byte or a full table.
+bool Encoder::encode_token(std::size_t thread, std::string_view token, std::int32_t*& out) {
+    Worker& worker = workers_[thread];
     std::string replacement;
     if (token.find('\0') != std::string_view::npos) {
         switch (errors_) {
@@ -254,40 +265,75 @@ bool Encoder::encode_token(Worker& worker, std::string_view token, std::int32_t*
                 return true;
         }
     }
-    Batch batch;
-    WordKey key(token);
-    batch.items[batch.size++] = {key, key.hash(), token.data()};
-    return worker.flush(batch, out, errors_ == Errors::kStrict);
+    const WordKey key(token);
+    Token one{key, key.hash(), token.data()};
+    WordTable::Writer& writer = table_->writer(thread);
+    return worker.look_up(*table_, writer, &one, 1, errors_ == Errors::kStrict, out) && !table_->full(writer);
 }
 
-std::int64_t Encoder::newlines_seen() {
-    std::int64_t sum = 0;
-    for (Worker& worker : workers_) sum += worker.table.find_or_insert(WordKey("\n")).count;
+std::int64_t Encoder::newlines_seen() const {
+    std::int64_t sum = newlines_;
+    for (const Worker& worker : workers_) sum += worker.counts[kLineEnd];
     return sum;
 }
 
 // Encodes text that ends with white space, from `offset` in the file.
 std::optional<BadByte> Encoder::encode_text(std::string_view text, std::int64_t offset) {
-    const std::int64_t line = newlines_seen() - file_newlines_ + 1;
-    const std::size_t pieces = (text.size() + kPieceBytes - 1) / kPieceBytes;
-    const std::size_t first = segments_.size();
-    segments_.resize(first + pieces);
-    in_parallel(pieces, [&](std::size_t piece, std::size_t worker) {
-        if (workers_[worker].bad != nullptr) return;
-        const std::size_t from = piece * kPieceBytes;
-        segments_[first + piece].worker = worker;
-        encode_piece(workers_[worker], text, from, std::min(from + kPieceBytes, text.size()),
-                     segments_[first + piece]);
-    });
-    // A worker stops at its first bad byte, and takes its pieces in order: the first of these is the first of
-    // all.
-    const char* bad = nullptr;
-    for (const Worker& worker : workers_) {
-        if (worker.bad != nullptr && (bad == nullptr || worker.bad < bad)) bad = worker.bad;
+    if (!spill_) return encode_step(text, offset);
+    while (!text.empty()) {
+        std::size_t size = std::min(text.size(), spill_->step_bytes);
+        while (!is_space(text[size - 1])) ++size;
+        // A word takes two bytes with its space, but for the one that the step may end with.
+        const std::size_t more_words = std::min(size, spill_->step_bytes) / 2 + 1;
+        const std::size_t bytes = table_->bytes() + more_words * WordTable::kWordBytes + size;
+        if (table_->words() + more_words > spill_->table_words || bytes > spill_->table_bytes) spill();
+        if (const auto bad = encode_step(text.substr(0, size), offset)) return bad;
+        write_ids();
+        text.remove_prefix(size);
+        offset += static_cast<std::int64_t>(size);
     }
-    if (bad == nullptr) return std::nullopt;
-    return BadByte{line + std::count(text.data(), bad, '\n'), offset + (bad - text.data()),
-                   static_cast<unsigned char>(*bad)};
+    return std::nullopt;
+}
+
+std::optional<BadByte> Encoder::encode_step(std::string_view text, std::int64_t offset) {
+    const std::int64_t line = newlines_seen() - file_newlines_ + 1;
+    std::vector<Piece> pieces;
+    for (std::size_t from = 0; from < text.size(); from += kPieceBytes) {
+        pieces.push_back({from, std::min(from + kPieceBytes, text.size()), {}});
+    }
+    std::atomic<const char*> first_bad{text.data() + text.size()};
+    const auto unfinished = [&](const Piece& piece) {
+        return piece.from < piece.to && text.data() + piece.from < first_bad.load(std::memory_order_relaxed);
+    };
+    std::vector<Piece*> open;
+    for (Piece& piece : pieces) open.push_back(&piece);
+    while (true) {
+        threads_.run(open.size(), [&](std::size_t i, std::size_t thread) {
+            if (!unfinished(*open[i])) return;
+            encode_piece(thread, text, *open[i]);
+            if (const char* const bad = std::exchange(workers_[thread].bad, nullptr)) {
+                open[i]->from = open[i]->to;
+                const char* first = first_bad;
+                while (bad < first && !first_bad.compare_exchange_weak(first, bad)) {
+                }
+            }
+        });
+        open.erase(
+            std::remove_if(open.begin(), open.end(), [&](Piece* piece) { return !unfinished(*piece); }),
+            open.end());
+        if (open.empty()) break;
+        table_->grow(threads_);
+    }
+    const char* const bad = first_bad;
+    if (bad != text.data() + text.size()) {
+        return BadByte{line + std::count(text.data(), bad, '\n'), offset + (bad - text.data()),
+                       static_cast<unsigned char>(*bad)};
+    }
+    for (Piece& piece : pieces) {
+        segments_.insert(segments_.end(), std::make_move_iterator(piece.segments.begin()),
+                         std::make_move_iterator(piece.segments.end()));
+    }
+    return std::nullopt;
 }
 
 std::optional<BadByte> Encoder::encode_carry(std::int64_t end_offset) {
@@ -323,12 +369,12 @@ std::optional<BadByte> Encoder::feed(std::string_view chunk) {
 std::optional<BadByte> Encoder::end_file() {
     auto bad = encode_carry(file_bytes_);
     if (open_line_) {
-        Worker& worker = workers_[0];
-        Worker::Block& block = worker.block_for(1);
+        Block& block = workers_[0].block_for(1);
         ++block.segments;
         std::int32_t* const id = block.ids.data() + block.used++;
         *id = kLineEnd;  // the sentence ends, though there is no newline
-        segments_.push_back({id, 1, 0, worker.blocks.size() - 1, {}});
+        segments_.push_back({id, 1, &block, {}});
+        if (spill_) write_ids();
         ++unended_lines_;
     }
     file_newlines_ = newlines_seen();
@@ -339,247 +385,123 @@ std::optional<BadByte> Encoder::end_file() {
 
 namespace {
 
-// All distinct words with their counts in the whole corpus.
-class Words {
-  public:
-    explicit Words(WordTable table) : table_(std::move(table)) {}
-
-    // Ids given so far, also to words that have become others.
-    std::size_t ids() const { return table_.ids(); }
-
-    // Adds another table's words; gives the ids they have here.
-    template <typename Parallel>
-    void add(WordTable other, Buffer<std::int32_t>& new_ids, std::size_t threads, const Parallel& parallel) {
-        const auto moved = [&](std::int32_t id, std::int32_t to) {
-            new_ids[static_cast<std::size_t>(id)] = to;
-        };
-        constexpr std::size_t kLarge = std::size_t{1} << 16;
-        if (other.size() < kLarge) {
-            for (const WordTable::Slot& slot : other) {
-                if (slot.key.length == 0) continue;
-                WordTable::Slot& sum = table_.find_or_insert(slot.key);
-                sum.count += slot.count;
-                moved(slot.key.id, sum.key.id);
-            }
-            return;
-        }
-        // Words come in the order of their hash, as they lie. A table that had to grow meanwhile would be
-        // full at one end and empty at the other, so its size is estimated first, from a sample.
-        constexpr std::size_t kSampled = 64;
-        std::size_t sampled = 0, unknown = 0;
-        for (std::size_t i = 0; i < other.slots(); i += kSampled) {
-            const WordKey& key = other.begin()[i].key;
-            if (key.length == 0) continue;
-            ++sampled;
-            unknown += table_.find(key, key.hash()).key.length == 0;
-        }
-        table_.reserve(sampled == 0 ? other.size() : other.size() / sampled * unknown);
-        table_.merge(std::move(other), 4 * threads, parallel, moved);
+// Makes provisional ids final where they lie, without the dropped ones; returns how many are left. `ends`
+// takes the places where lines end.
+std::int64_t make_final(std::int32_t* ids, std::int64_t size, const std::int32_t* final_ids,
+                        std::vector<std::int64_t>& ends) {
+    std::int64_t stay = 0;
+    for (std::int64_t i = 0; i < size; ++i) {
+        // Line ends are told by the provisional id: a wrong guess of this branch must not wait for the memory
+        // of the final one.
+        if (ids[i] == kLineEnd) ends.push_back(stay);
+        const std::int32_t id = final_ids[ids[i]];
+        ids[stay] = id;
+        stay += id >= 0;
     }
-
-    // Null if there is no such word.
-    WordTable::Slot* find(std::string_view word) {
-        const WordKey key(word);
-        WordTable::Slot& slot = table_.find(key, key.hash());
-        return slot.count == 0 ? nullptr : &slot;
-    }
-
-    // task(slot) for each word that occurs
-    template <typename Task>
-    void for_each(const Task& task) {
-        for (WordTable::Slot& slot : table_) {
-            if (slot.count > 0) task(slot);
-        }
-    }
-
-    // Errors::kReplace and kSkip, a distinct word at a time.
-    void mend(Errors errors, Encoded& result) {
-        std::vector<Change> changes;
-        for_each([&](WordTable::Slot& slot) {
-            const std::string_view text = slot.key.text();
-            if (is_ascii(text) || utf8_first_bad(text) == text.size()) return;
-            (errors == Errors::kReplace ? result.replaced : result.invalid) += slot.count;
-            changes.push_back({slot.key.id, std::exchange(slot.count, 0), std::nullopt});
-            if (errors == Errors::kReplace) changes.back().word = utf8_replace(text);
-        });
-        apply(changes);
-    }
-
-    void lower(const Encoder::Lower& lower_foreign) {
-        std::vector<Change> changes;
-        std::vector<WordTable::Slot*> foreign;
-        std::string foreign_words;
-        const auto change_to = [&](WordTable::Slot& slot, std::string word) {
-            if (word != slot.key.text()) {
-                changes.push_back({slot.key.id, std::exchange(slot.count, 0), std::move(word)});
-            }
-        };
-        for_each([&](WordTable::Slot& slot) {
-            std::string word(slot.key.text());
-            if (!is_ascii(word)) {
-                foreign.push_back(&slot);
-                foreign_words.append(word) += '\n';
-                return;
-            }
-            for (char& c : word) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c);
-            change_to(slot, std::move(word));
-        });
-        if (!foreign.empty()) {
-            const std::string lowered = lower_foreign(foreign_words);
-            if (std::count(lowered.begin(), lowered.end(), '\n') !=
-                static_cast<std::ptrdiff_t>(foreign.size())) {
-                throw std::invalid_argument("lower must give one word for each it takes");
-            }
-            std::size_t at = 0;
-            for (WordTable::Slot* slot : foreign) {
-                const std::size_t end = lowered.find('\n', at);
-                change_to(*slot, lowered.substr(at, end - at));
-                at = end + 1;
-            }
-        }
-        apply(changes);
-    }
-
-    // Gives the words that have changed the final ids of what they became.
-    void resolve(Buffer<std::int32_t>& final_ids) const {
-        // The last change first: what a word became may have changed as well.
-        for (auto change = became_.rbegin(); change != became_.rend(); ++change) {
-            const auto [from, to] = *change;
-            final_ids[static_cast<std::size_t>(from)] =
-                to == kDropped ? kDropped : final_ids[static_cast<std::size_t>(to)];
-        }
-    }
-
-  private:
-    struct Change {
-        std::int32_t id;
-        std::int64_t count;
-        std::optional<std::string> word;  // that it becomes; none: it is dropped
-    };
-
-    void apply(const std::vector<Change>& changes) {
-        for (const Change& change : changes) {
-            std::int32_t to = kDropped;
-            if (change.word) {
-                WordTable::Slot& slot = table_.find_or_insert(WordKey(*change.word));
-                slot.count += change.count;
-                to = slot.key.id;
-            }
-            became_.emplace_back(change.id, to);
-        }
-    }
-
-    WordTable table_;
-    std::vector<std::pair<std::int32_t, std::int32_t>> became_;  // from, to
-};
-
-// A word that may be in the vocabulary.
-struct Candidate {
-    std::int64_t count;
-    std::uint64_t prefix;  // the first 8 bytes, so that most comparisons need no look at the word
-    const WordKey* key;
-
-    bool operator<(const Candidate& other) const {
-        if (count != other.count) return count > other.count;
-        if (prefix != other.prefix) return prefix < other.prefix;
-        return key->text() < other.key->text();
-    }
-};
-
-std::uint64_t first_bytes(const WordKey& key) {
-    std::uint64_t bytes = key.head;
-    if (key.is_long()) std::memcpy(&bytes, key.long_bytes(), 8);
-    return __builtin_bswap64(bytes);  // the first byte counts most
+    return stay;
 }
 
 }  // namespace
 
+// The workers' own counts go to the table.
+void Encoder::add_up_counts() {
+    newlines_ = newlines_seen();
+    for (Worker& worker : workers_) {
+        worker.counts[kLineEnd] = 0;
+        for (std::size_t id = 0; id < std::min(Worker::kOwnCounts, table_->ids()); ++id) {
+            (*table_)[id].count += std::exchange(worker.counts[id], 0);
+        }
+    }
+}
+
+// The provisional ids go to their file.
+void Encoder::write_ids() {
+    std::vector<std::int64_t> starts;
+    for (const Segment& segment : segments_) {
+        starts.push_back(spill_->ids_written);
+        spill_->ids_written += segment.size;
+    }
+    threads_.run(segments_.size(), [&](std::size_t i, std::size_t) {
+        spill_->ids.write(segments_[i].ids,
+                          static_cast<std::size_t>(segments_[i].size) * sizeof(std::int32_t),
+                          starts[i] * static_cast<std::int64_t>(sizeof(std::int32_t)));
+    });
+    segments_.clear();
+    for (Worker& worker : workers_) {
+        while (worker.blocks.size() > 1) worker.blocks.pop_front();
+        if (!worker.blocks.empty()) worker.blocks.back().used = 0;
+    }
+}
+
+void Encoder::spill() {
+    if (!spill_) throw std::logic_error("there is no folder to spill to");
+    add_up_counts();
+    Changes changes;
+    if (errors_ != Errors::kStrict) mend(*table_, errors_, changes, mended_.replaced, mended_.invalid);
+    spill_->words.add(*table_, 0, changes, threads_);
+    spill_->run_ends.push_back(spill_->ids_written);
+    new_table();
+}
+
 Encoded Encoder::finish(const Choice& choice) {
     Encoded result;
     result.lines = newlines_seen() + unended_lines_;
-    for (Worker& worker : workers_) {
-        worker.table.find_or_insert(WordKey("\n")).count = 0;
+    VocabularyChooser chooser(choice, threads_);
+    Buffer<std::int32_t> final_ids;
+    const bool runs = spill_ && spill_->words.size() > 0;
+    if (runs) {
+        spill();
+        table_ = nullptr;
+        if (choice.lower) spill_->words = lower(spill_->words, spill_->folder, choice.lower, threads_);
+        add_up(spill_->words, spill_->table_words, threads_, chooser);
+        static_cast<Vocabulary&>(result) = chooser.finish();
+    } else {
+        add_up_counts();
+        Changes changes;
+        if (errors_ != Errors::kStrict) mend(*table_, errors_, changes, mended_.replaced, mended_.invalid);
+        if (choice.lower) lower(*table_, choice.lower, changes);
+        table_->for_each(threads_, [&](std::int32_t id, const WordTable::Entry& entry, std::size_t thread) {
+            WordKey key = entry.key;
+            key.id = id;
+            chooser.add(thread, key, entry.count.load(std::memory_order_relaxed));
+        });
+        static_cast<Vocabulary&>(result) = chooser.finish();
+        final_ids = Buffer<std::int32_t>(table_->ids());
+        std::fill(final_ids.begin(), final_ids.end(), kDropped);
+        for (std::size_t row = 0; row < chooser.rows().size(); ++row) {
+            const std::int32_t id = chooser.rows()[row].id;
+            if (id >= 0) final_ids[static_cast<std::size_t>(id)] = static_cast<std::int32_t>(row);
+        }
+        resolve(changes, final_ids);
+    }
+    result.replaced = mended_.replaced;
+    result.invalid = mended_.invalid;
+    for (const Worker& worker : workers_) {
         result.replaced += worker.replaced;
         result.invalid += worker.invalid;
     }
+    result.tokens_read = result.invalid + result.padding + result.tokens;
+    result.out_of_vocabulary =
+        std::accumulate(result.counts.begin(), result.counts.end(), result.tokens, std::minus<>());
 
-    // All workers' words together. new_ids: of each worker, its provisional ids -> ids in words -> final ids.
-    std::vector<Buffer<std::int32_t>> new_ids;
-    for (const Worker& worker : workers_) new_ids.emplace_back(worker.table.size());
-    for (std::size_t id = 0; id < new_ids[0].size(); ++id) new_ids[0][id] = static_cast<std::int32_t>(id);
-    Words words(std::move(workers_[0].table));
-    const auto parallel = [&](std::size_t tasks, const auto& task) {
-        in_parallel(tasks, [&](std::size_t i, std::size_t) { task(i); });
-    };
-    for (std::size_t w = 1; w < workers_.size(); ++w) {
-        words.add(std::move(workers_[w].table), new_ids[w], workers_.size(), parallel);
-    }
-    if (errors_ != Errors::kStrict) words.mend(errors_, result);
-    if (choice.lower) words.lower(choice.lower);
-
-    // The vocabulary.
-    if (!choice.pad_word.empty()) {
-        if (WordTable::Slot* pad = words.find(choice.pad_word)) result.padding = std::exchange(pad->count, 0);
-    }
-    result.tokens_read = result.invalid + result.padding;
-    Buffer<Candidate> candidates(choice.vocabulary ? 0 : words.ids());
-    std::size_t size = 0;
-    words.for_each([&](WordTable::Slot& slot) {
-        ++result.distinct_words;
-        result.tokens_read += slot.count;
-        result.largest_count = std::max(result.largest_count, slot.count);
-        if (!choice.vocabulary && slot.count >= choice.min_count) {
-            candidates[size++] = {slot.count, first_bytes(slot.key), &slot.key};
-        }
-    });
-    Buffer<std::int32_t> final_ids(words.ids());
-    std::fill(final_ids.begin(), final_ids.end(), kDropped);
-    std::int64_t kept = 0;
-    const auto keep = [&](std::int32_t id, std::int64_t count) {
-        final_ids[static_cast<std::size_t>(id)] = static_cast<std::int32_t>(result.counts.size());
-        result.counts.push_back(count);
-        kept += count;
-    };
-    if (choice.vocabulary) {
-        result.words = *choice.vocabulary;
-        for (std::string_view rest = *choice.vocabulary; !rest.empty();) {
-            const std::string_view word = rest.substr(0, rest.find('\n'));
-            rest.remove_prefix(std::min(word.size() + 1, rest.size()));
-            if (const WordTable::Slot* slot = words.find(word)) {
-                keep(slot->key.id, slot->count);
-            } else {
-                result.counts.push_back(0);
-            }
-        }
+    if (!spill_) {
+        finish_in_memory(final_ids, result);
+    } else if (runs) {
+        const RowTable rows(chooser.rows(), threads_);
+        finish_in_files(
+            [&](std::size_t run) { return rows.final_ids(spill_->words, spill_->words[run], threads_); });
     } else {
-        sort_in_parallel(candidates.begin(), candidates.begin() + size);
-        size = static_cast<std::size_t>(std::min(static_cast<std::int64_t>(size), choice.max_words));
-        result.counts.reserve(size);
-        for (std::size_t i = 0; i < size; ++i) {
-            keep(candidates[i].key->id, candidates[i].count);
-            result.words.append(candidates[i].key->text()) += '\n';
-        }
+        spill_->run_ends.push_back(spill_->ids_written);
+        finish_in_files([&](std::size_t) { return std::move(final_ids); });
     }
-    result.out_of_vocabulary = result.tokens_read - result.invalid - result.padding - kept;
-    words.resolve(final_ids);
-    in_parallel(workers_.size(), [&](std::size_t w, std::size_t) {
-        for (std::int32_t& id : new_ids[w]) id = final_ids[static_cast<std::size_t>(id)];
-    });
+    return result;
+}
 
-    // Provisional ids become final ones where they lie, then move together.
-    in_parallel(segments_.size(), [&](std::size_t i, std::size_t) {
+// Provisional ids become final ones where they lie, then move together.
+void Encoder::finish_in_memory(const Buffer<std::int32_t>& final_ids, Encoded& result) {
+    threads_.run(segments_.size(), [&](std::size_t i, std::size_t) {
         Segment& segment = segments_[i];
-        const std::int32_t* const map = new_ids[segment.worker].data();
-        std::int64_t stay = 0;
-        for (std::int64_t j = 0; j < segment.size; ++j) {
-            // Line ends are told by the provisional id: a wrong guess of this branch must not wait for the
-            // map's memory.
-            if (segment.ids[j] == kLineEnd) segment.ends.push_back(stay);
-            const std::int32_t id = map[segment.ids[j]];
-            segment.ids[stay] = id;
-            stay += id >= 0;
-        }
-        segment.size = stay;
+        segment.size = make_final(segment.ids, segment.size, final_ids.data(), segment.ends);
     });
     std::vector<std::int64_t> starts;
     std::int64_t total = 0;
@@ -596,13 +518,67 @@ Encoded Encoder::finish(const Choice& choice) {
         total += segment.size;
     }
     result.ids = Buffer<std::int32_t>(static_cast<std::size_t>(total));
-    in_parallel(segments_.size(), [&](std::size_t i, std::size_t) {
+    threads_.run(segments_.size(), [&](std::size_t i, std::size_t) {
         const Segment& segment = segments_[i];
         std::copy_n(segment.ids, segment.size, result.ids.data() + starts[i]);
-        Worker::Block& block = workers_[segment.worker].blocks[segment.block];
-        if (--block.segments == 0) block.ids = {};  // two copies of all ids never exist at once
+        if (--segment.block->segments == 0)
+            segment.block->ids = {};  // two copies of all ids never exist at once
     });
-    return result;
+}
+
+// The same, in the file of the ids, some of them at a time: what is written never overtakes what is read.
+void Encoder::finish_in_files(const std::function<Buffer<std::int32_t>(std::size_t)>& final_ids_of_run) {
+    constexpr std::int64_t kPart = 1 << 18;  // ids
+    constexpr std::int64_t kIdBytes = sizeof(std::int32_t), kOffsetBytes = sizeof(std::int64_t);
+    constexpr std::size_t kOffsets = 1 << 17;
+    struct Part {
+        Buffer<std::int32_t> ids;
+        std::int64_t size = 0, start = 0;
+        std::vector<std::int64_t> ends;
+    };
+    std::vector<Part> parts(2 * threads_.count());
+    for (Part& part : parts) part.ids = Buffer<std::int32_t>(kPart);
+    File file(spill_->folder + "/offsets.bin");
+    std::vector<std::int64_t> offsets{0};
+    std::int64_t last_offset = 0, offsets_written = 0, read = 0, total = 0;
+    const auto write_offsets = [&] {
+        file.write(offsets.data(), offsets.size() * kOffsetBytes, offsets_written * kOffsetBytes);
+        offsets_written += static_cast<std::int64_t>(offsets.size());
+        offsets.clear();
+    };
+    for (std::size_t run = 0; run < spill_->run_ends.size(); ++run) {
+        const Buffer<std::int32_t> final_ids = final_ids_of_run(run);
+        while (read < spill_->run_ends[run]) {
+            const std::int64_t left = spill_->run_ends[run] - read;
+            const auto used = static_cast<std::size_t>(
+                std::min((left + kPart - 1) / kPart, static_cast<std::int64_t>(parts.size())));
+            threads_.run(used, [&](std::size_t i, std::size_t) {
+                Part& part = parts[i];
+                const std::int64_t from = static_cast<std::int64_t>(i) * kPart;
+                part.size = std::min(kPart, left - from);
+                spill_->ids.read(part.ids.data(), static_cast<std::size_t>(part.size * kIdBytes),
+                                 (read + from) * kIdBytes);
+                part.ends.clear();
+                part.size = make_final(part.ids.data(), part.size, final_ids.data(), part.ends);
+            });
+            read += std::min(left, static_cast<std::int64_t>(used) * kPart);
+            for (std::size_t i = 0; i < used; ++i) {
+                for (const std::int64_t end : parts[i].ends) {
+                    if (total + end == last_offset) continue;
+                    offsets.push_back(last_offset = total + end);
+                    if (offsets.size() == kOffsets) write_offsets();
+                }
+                parts[i].start = total;
+                total += parts[i].size;
+            }
+            threads_.run(used, [&](std::size_t i, std::size_t) {
+                spill_->ids.write(parts[i].ids.data(), static_cast<std::size_t>(parts[i].size * kIdBytes),
+                                  parts[i].start * kIdBytes);
+            });
+        }
+    }
+    write_offsets();
+    spill_->ids.truncate(total * kIdBytes);
 }
 
 }  // namespace embedtrain

@@ -1,11 +1,16 @@
 // UTF-8 as RFC 3629 has it: no surrogates, no overlong forms, nothing above U+10FFFF.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <string>
 #include <string_view>
 
 namespace embedtrain {
+
+inline bool is_ascii(std::string_view text) {
+    return std::none_of(text.begin(), text.end(), [](char c) { return static_cast<signed char>(c) < 0; });
+}
 
 struct Utf8Sequence {
     std::size_t length;  // bytes, at least 1; of a bad sequence: the bytes that one U+FFFD stands for

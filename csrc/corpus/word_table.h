@@ -1,15 +1,20 @@
 // The hash table of distinct words: the one hot data structure of counting.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "corpus/buffer.h"
+#include "corpus/parallel.h"
 
 namespace embedtrain {
 
@@ -20,7 +25,7 @@ struct WordKey {
     std::uint64_t head = 0;    // bytes 0 to 7; of a word longer than 16 bytes: its hash
     std::uint64_t tail = 0;    // bytes 8 to 15; of a longer word: the address of its bytes
     std::uint32_t length = 0;  // bytes
-    std::int32_t id = -1;      // in the table it was found in; no part of the key
+    std::int32_t id = 0;       // for who needs one beside the key; no part of it
 
     WordKey() = default;
     WordKey(std::uint64_t head_, std::uint64_t tail_, std::uint32_t length_)
@@ -50,6 +55,18 @@ struct WordKey {
     }
     std::uint64_t hash() const { return is_long() ? head : mix(head ^ kSeedA, tail ^ kSeedB); }
 
+    bool operator==(const WordKey& other) const {
+        if (head != other.head || length != other.length) return false;
+        return tail == other.tail ||
+               (is_long() && std::memcmp(long_bytes(), other.long_bytes(), length) == 0);
+    }
+    // By bytes.
+    bool operator<(const WordKey& other) const {
+        if (is_long() || other.is_long()) return text() < other.text();
+        const std::uint64_t a = __builtin_bswap64(head), b = __builtin_bswap64(other.head);
+        return a != b ? a < b : __builtin_bswap64(tail) < __builtin_bswap64(other.tail);
+    }
+
   private:
     static constexpr std::size_t kMaxLength = std::numeric_limits<std::int32_t>::max();
     static constexpr std::uint64_t kSeedA = 0x9E3779B97F4A7C15, kSeedB = 0xC2B2AE3D27D4EB4F;
@@ -68,176 +85,295 @@ struct WordKey {
             std::memcpy(&b, word.data() + at + 8, 8);
             hash = mix(a ^ hash ^ kSeedA, b ^ kSeedB) + hash;
         }
-        std::memcpy(&a, word.data() + word.size() - 16,
-                    8);  // the last 16 bytes, overlapping: no loop over a rest
+        // The last 16 bytes, overlapping: no loop over a rest.
+        std::memcpy(&a, word.data() + word.size() - 16, 8);
         std::memcpy(&b, word.data() + word.size() - 8, 8);
         return mix(a ^ hash ^ kSeedA, b ^ kSeedB) + hash;
     }
 };
 
-// Word -> (id, count). Open addressing with linear probing; a slot is half a cache line and holds words of up
-// to 16 bytes whole, so that a lookup is one cache miss. Ids are 0, 1, 2 … in the order of insertion.
-class WordTable {
+// Copies of the bytes of long words.
+class Arena {
   public:
-    struct Slot {
-        WordKey key;  // length 0: the slot is empty
-        std::int64_t count;
-    };
-    static_assert(sizeof(Slot) == 32, "two slots fill a cache line");
-
-    WordTable() : slots_(kFirstSize), shift_(64 - kFirstBits) {}
-
-    std::size_t size() const { return size_; }
-    // No id is as great. After a merge not all smaller ones are in use.
-    std::size_t ids() const { return ids_; }
-    std::size_t slots() const { return slots_.size(); }
-    Slot* begin() { return slots_.begin(); }
-    Slot* end() { return slots_.end(); }
-    const Slot* begin() const { return slots_.begin(); }
-    const Slot* end() const { return slots_.end(); }
-
-    // The cache line of a word's first slot and, since more than every other search for a new word goes on,
-    // the next.
-    void prefetch(std::uint64_t hash) const {
-        const Slot* const slot = slots_.data() + (hash >> shift_);
-        __builtin_prefetch(slot, 1);
-        __builtin_prefetch(slot + 2, 1);
+    WordKey keep(WordKey key) {
+        if (key.is_long()) key.tail = reinterpret_cast<std::uintptr_t>(copy(key.text()));
+        return key;
     }
-
-    // The word's slot, or the empty one to give to insert().
-    Slot& find(const WordKey& key, std::uint64_t hash) {
-        for (std::size_t i = hash >> shift_;; i = (i + 1) & (slots_.size() - 1)) {
-            Slot& slot = slots_[i];
-            if (same(slot.key, key) || slot.key.length == 0) return slot;
-        }
-    }
-
-    // Fills the empty slot that find() gave; there must be room(1). Copies the bytes of a long word.
-    void insert(Slot& slot, const WordKey& key) {
-        check_ids(ids_ + 1);
-        slot = {key, 0};
-        slot.key.id = static_cast<std::int32_t>(ids_++);
-        ++size_;
-        if (key.is_long()) slot.key.tail = reinterpret_cast<std::uintptr_t>(keep(key.text()));
-    }
-
-    // Makes room for `more` words without a move of the slots.
-    void reserve(std::size_t more) {
-        while ((size_ + more) * 3 > slots_.size() * 2) grow();
-    }
-
-    Slot& find_or_insert(const WordKey& key) {
-        reserve(1);
-        Slot& slot = find(key, key.hash());
-        if (slot.key.length == 0) insert(slot, key);
-        return slot;
-    }
-
-    // Adds the words and counts of another large table, part by part of the range of hashes: parallel(parts,
-    // task) calls task(part) for each, at the same time. moved(id, to) says what the ids of the other become
-    // here. There must be room for the other's words that are new, nearly.
-    template <typename Parallel, typename Moved>
-    void merge(WordTable other, std::size_t parts, const Parallel& parallel, const Moved& moved) {
-        check_ids(ids_ + other.ids_);
-        struct Part {
-            std::size_t added = 0;
-            std::vector<const Slot*> left_over;
-        };
-        std::vector<Part> results(parts);
-        parallel(parts, [&](std::size_t part) {
-            // Borders fall between slots in tables of any size.
-            const std::size_t first = (part << kFirstBits) / parts, last = ((part + 1) << kFirstBits) / parts;
-            const std::size_t from = first << (64 - kFirstBits - other.shift_);
-            const std::size_t to = last << (64 - kFirstBits - other.shift_);
-            const std::size_t end = last << (64 - kFirstBits - shift_);
-            for (std::size_t i = from;; ++i) {
-                const Slot& slot = other.slots_[i & (other.slots_.size() - 1)];
-                if (slot.key.length == 0) {
-                    if (i >= to) break;
-                    continue;
-                }
-                const std::uint64_t hash = slot.key.hash();
-                if (hash >> other.shift_ < from || hash >> other.shift_ >= to) continue;  // of another part
-                // No part reads or writes slots of another.
-                std::size_t place = hash >> shift_;
-                while (place < end && slots_[place].key.length != 0 && !same(slots_[place].key, slot.key))
-                    ++place;
-                if (place == end) {
-                    results[part].left_over.push_back(&slot);
-                } else if (slots_[place].key.length == 0) {
-                    slots_[place] = slot;
-                    slots_[place].key.id += static_cast<std::int32_t>(ids_);
-                    ++results[part].added;
-                    moved(slot.key.id, slots_[place].key.id);
-                } else {
-                    slots_[place].count += slot.count;
-                    moved(slot.key.id, slots_[place].key.id);
-                }
-            }
-        });
-        for (const Part& part : results) size_ += part.added;
-        ids_ += other.ids_;
-        // The bytes of its long words live on here.
-        for (auto& block : other.arena_) arena_.push_back(std::move(block));
-        for (const Part& part : results) {
-            for (const Slot* slot : part.left_over) {
-                Slot& sum = find_or_insert(slot->key);
-                sum.count += slot->count;
-                moved(slot->key.id, sum.key.id);
-            }
-        }
-    }
+    std::size_t bytes() const { return bytes_; }
 
   private:
-    static constexpr int kFirstBits = 12;
-    static constexpr std::size_t kFirstSize = std::size_t{1} << kFirstBits;
-    static constexpr std::size_t kArenaBlock = std::size_t{1} << 18;
+    static constexpr std::size_t kBlock = std::size_t{1} << 18;
 
-    static void check_ids(std::size_t ids) {
-        if (ids > std::size_t{1} + static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
-            throw std::length_error("the corpus has more than 2,147,483,647 distinct words");
+    const char* copy(std::string_view word) {
+        if (word.size() > left_) {
+            const std::size_t size = word.size() > kBlock / 8 ? word.size() : kBlock;
+            blocks_.emplace_back(new char[size]);
+            bytes_ += size;
+            if (size != kBlock)
+                return static_cast<char*>(std::memcpy(blocks_.back().get(), word.data(), size));
+            next_ = blocks_.back().get();
+            left_ = size;
         }
-    }
-
-    static bool same(const WordKey& a, const WordKey& b) {
-        if (a.head != b.head || a.length != b.length) return false;
-        return a.tail == b.tail ||
-               (b.is_long() && std::memcmp(a.long_bytes(), b.long_bytes(), b.length) == 0);
-    }
-
-    void grow() {
-        // A slot's place is the top bits of the hash, so that this walks through old and new slots in order.
-        Buffer<Slot> old = std::move(slots_);
-        slots_ = Buffer<Slot>(old.size() * 2);
-        --shift_;
-        for (const Slot& slot : old) {
-            if (slot.key.length != 0) find(slot.key, slot.key.hash()) = slot;
-        }
-    }
-
-    const char* keep(std::string_view word) {
-        if (word.size() > arena_left_) {
-            const std::size_t block = word.size() > kArenaBlock / 8 ? word.size() : kArenaBlock;
-            arena_.emplace_back(new char[block]);
-            if (block != kArenaBlock)
-                return static_cast<char*>(std::memcpy(arena_.back().get(), word.data(), block));
-            arena_next_ = arena_.back().get();
-            arena_left_ = block;
-        }
-        char* place = arena_next_;
+        char* const place = next_;
         std::memcpy(place, word.data(), word.size());
-        arena_next_ += word.size();
-        arena_left_ -= word.size();
+        next_ += word.size();
+        left_ -= word.size();
         return place;
     }
 
-    Buffer<Slot> slots_;
-    int shift_;  // 64 - log2(slots)
-    std::size_t size_ = 0;
+    std::vector<std::unique_ptr<char[]>> blocks_;
+    char* next_ = nullptr;
+    std::size_t left_ = 0, bytes_ = 0;
+};
+
+// Word -> (id, count), filled by several threads at once. Ids are about in the order of insertion.
+//
+// Open addressing with linear probing over slots of 8 bytes: half of the hash, and the id. Equal halves
+// nearly always mean equal words, so that a search reads one line of the slots and one of the entries, which
+// hold words of up to 16 bytes whole. Entries never move; the frequent words, which come early in a text, lie
+// together. A slot's place is the top bits of the hash: the table is in the order of the hashes.
+//
+// A slot is written once, from empty to a complete entry (compare and swap), so that searches need no lock.
+// The table grows between the threads' work: they stop when it is full().
+class WordTable {
+  public:
+    struct Entry {
+        WordKey key;  // length 0: not in use
+        std::atomic<std::int64_t> count;
+    };
+    static_assert(sizeof(Entry) == 32, "two entries fill a cache line");
+
+    static constexpr std::size_t kWordBytes = sizeof(Entry);
+    static constexpr std::size_t kFirstSlots = std::size_t{1} << 12;
+    static constexpr std::size_t kRoom = 256;  // words that a thread may insert between two looks at full()
+
+    // What one thread needs to insert words.
+    class alignas(128) Writer {  // no two share a cache line, nor the pair that is fetched together
+        friend class WordTable;
+        std::size_t next = 0, end = 0;  // ids to give
+        std::size_t inserted = 0;       // not yet in the table's size_
+        Arena arena;
+    };
+
+    // There may be as many writers as threads.
+    explicit WordTable(std::size_t threads, std::size_t slots = kFirstSlots)
+        : blocks_(kMaxIds / kBlockEntries), writers_(threads) {
+        while (slots < 4 * threads * kRoom) slots *= 2;
+        set_slots(Buffer<AtomicSlot>(slots));
+    }
+
+    Writer& writer(std::size_t thread) { return writers_[thread]; }
+
+    std::size_t slots() const { return slots_.size(); }
+    // No id is as great, and not all smaller ones are in use.
+    std::size_t ids() const { return ids_; }
+    Entry& operator[](std::size_t id) { return blocks_[id / kBlockEntries][id % kBlockEntries]; }
+    const Entry& operator[](std::size_t id) const { return blocks_[id / kBlockEntries][id % kBlockEntries]; }
+
+    void prefetch(std::uint64_t hash) const { __builtin_prefetch(slots_.data() + (hash >> shift_)); }
+    void prefetch_entry(std::int32_t id) const {
+        __builtin_prefetch(&(*this)[static_cast<std::size_t>(std::max(id, 0))]);
+    }
+
+    // The id of the first word whose half of the hash is the same, which is nearly always the word; -1: there
+    // is none.
+    std::int32_t guess(std::uint64_t hash) const {
+        const Slot tag = hash >> 32;
+        for (std::size_t i = hash >> shift_;; i = (i + 1) & mask_) {
+            const Slot slot = load(slots_[i]);
+            if (slot >> 32 == tag || slot == 0) return id_of(slot);
+        }
+    }
+
+    // The word's id, or -1.
+    std::int32_t find(const WordKey& key, std::uint64_t hash) const {
+        const Slot tag = hash >> 32;
+        for (std::size_t i = hash >> shift_;; i = (i + 1) & mask_) {
+            const Slot slot = load(slots_[i]);
+            if (slot == 0) return -1;
+            if (slot >> 32 == tag && (*this)[static_cast<std::size_t>(id_of(slot))].key == key)
+                return id_of(slot);
+        }
+    }
+    std::int32_t find(const WordKey& key) const { return find(key, key.hash()); }
+
+    // The word's id; a new word is inserted (the table must not be full), with a copy of its bytes.
+    std::int32_t find_or_insert(Writer& writer, const WordKey& key, std::uint64_t hash) {
+        const Slot tag = hash >> 32;
+        Slot mine = 0;
+        for (std::size_t i = hash >> shift_;;) {
+            Slot slot = load(slots_[i]);
+            if (slot == 0) {
+                if (mine == 0) {
+                    if (writer.next == writer.end) take_ids(writer);
+                    (*this)[writer.next].key = writer.arena.keep(key);
+                    mine = tag << 32 | (writer.next + 1);
+                }
+                if (slots_[i].compare_exchange_strong(slot, mine, std::memory_order_acq_rel,
+                                                      std::memory_order_acquire)) {
+                    ++writer.inserted;
+                    return static_cast<std::int32_t>(writer.next++);
+                }  // another thread was faster, and slot is now what it wrote
+            }
+            if (slot >> 32 == tag && (*this)[static_cast<std::size_t>(id_of(slot))].key == key) {
+                if (mine != 0) (*this)[writer.next].key = {};
+                return id_of(slot);
+            }
+            i = (i + 1) & mask_;
+        }
+    }
+
+    // The same while no other thread uses the table; it grows by itself.
+    std::int32_t find_or_insert_alone(const WordKey& key, std::uint64_t hash) {
+        if (full(writers_[0])) grow(Threads(1));
+        return find_or_insert(writers_[0], key, hash);
+    }
+    std::int32_t find_or_insert_alone(const WordKey& key) { return find_or_insert_alone(key, key.hash()); }
+
+    // Says whether the threads must stop, for the table to grow.
+    bool full(Writer& writer) {
+        if (writer.inserted != 0)
+            size_.fetch_add(std::exchange(writer.inserted, 0), std::memory_order_relaxed);
+        return size_.load(std::memory_order_relaxed) > limit_;
+    }
+
+    // Doubles the slots. No other thread may use the table meanwhile.
+    void grow(const Threads& threads) {
+        if (slots_.size() > (std::size_t{1} << 31)) throw_too_many();
+        const Buffer<AtomicSlot> old = std::exchange(slots_, {});
+        set_slots(Buffer<AtomicSlot>(old.size() * 2));
+        // Each thread moves the words of a range of hashes.
+        const std::size_t parts = old.size() < kLarge ? 1 : std::min(kLarge, 16 * threads.count());
+        std::vector<std::vector<Slot>> beyond(parts);
+        threads.run(parts, [&](std::size_t part, std::size_t) {
+            const std::size_t end = slots_.size() * (part + 1) / parts;
+            walk(old, part, parts, [&](Slot slot) {
+                std::size_t at = home(slot);
+                while (at < end && load(slots_[at]) != 0) ++at;
+                if (at < end) {
+                    slots_[at].store(slot, std::memory_order_relaxed);
+                } else {
+                    beyond[part].push_back(slot);
+                }
+            });
+        });
+        for (const std::vector<Slot>& part : beyond) {
+            for (const Slot slot : part) {
+                std::size_t at = home(slot);
+                while (load(slots_[at]) != 0) at = (at + 1) & mask_;
+                slots_[at].store(slot, std::memory_order_relaxed);
+            }
+        }
+    }
+
+    // task(id, entry, thread) for each word that occurs, by all threads.
+    template <typename Task>
+    void for_each(const Threads& threads, const Task& task) {
+        constexpr std::size_t kPart = 8192;
+        threads.run((ids_ + kPart - 1) / kPart, [&](std::size_t part, std::size_t thread) {
+            for (std::size_t id = part * kPart; id < std::min(ids_, (part + 1) * kPart); ++id) {
+                Entry& entry = (*this)[id];
+                if (entry.count.load(std::memory_order_relaxed) > 0)
+                    task(static_cast<std::int32_t>(id), entry, thread);
+            }
+        });
+    }
+
+    // task(id, entry) for the words whose hash is in the part-th of so many equal ranges, in the order of the
+    // hashes, nearly.
+    template <typename Task>
+    void for_each_in_range(std::size_t part, std::size_t parts, const Task& task) const {
+        walk(slots_, part, parts, [&](Slot slot) {
+            const std::int32_t id = id_of(slot);
+            task(id, (*this)[static_cast<std::size_t>(id)]);
+        });
+    }
+
+    // While no other thread uses the table:
+    std::size_t words() const {
+        std::size_t sum = size_;
+        for (const Writer& writer : writers_) sum += writer.inserted;
+        return sum;
+    }
+    std::size_t bytes() const {
+        std::size_t sum = slots_.size() * sizeof(Slot) + words() * sizeof(Entry);
+        for (const Writer& writer : writers_) sum += writer.arena.bytes();
+        return sum;
+    }
+    // Words that a table of so many slots takes before it is full, and the memory it has then, without the
+    // bytes of long words.
+    static constexpr std::size_t most_words(std::size_t slots, std::size_t threads) {
+        return slots / 2 - threads * kRoom;
+    }
+    static constexpr std::size_t most_bytes(std::size_t slots) {
+        return slots * sizeof(Slot) + slots / 2 * sizeof(Entry);
+    }
+
+  private:
+    // Hash, top half << 32 | id + 1; 0: empty.
+    using Slot = std::uint64_t;
+    using AtomicSlot = std::atomic<Slot>;
+
+    static constexpr std::size_t kLarge = std::size_t{1} << 16;         // slots, for several threads to grow
+    static constexpr std::size_t kIdsTaken = 512;                       // by a writer at a time
+    static constexpr std::size_t kBlockEntries = std::size_t{1} << 16;  // of 2 MiB: a huge page
+    static constexpr std::size_t kMaxIds = std::size_t{1} << 31;
+
+    static Slot load(const AtomicSlot& slot) { return slot.load(std::memory_order_acquire); }
+    static std::int32_t id_of(Slot slot) { return static_cast<std::int32_t>(slot & 0xFFFFFFFF) - 1; }
+    std::size_t home(Slot slot) const { return slot >> 32 << 32 >> shift_; }
+
+    [[noreturn]] static void throw_too_many() {
+        throw std::length_error("the corpus has more than 2,147,483,647 distinct words");
+    }
+
+    void set_slots(Buffer<AtomicSlot> slots) {
+        slots_ = std::move(slots);
+        mask_ = slots_.size() - 1;
+        shift_ = 64 - __builtin_ctzll(slots_.size());
+        limit_ = most_words(slots_.size(), writers_.size());
+    }
+
+    // task(slot) for the slots of a part of the range of hashes. Those at the borders may lie in the next
+    // part.
+    template <typename Task>
+    static void walk(const Buffer<AtomicSlot>& slots, std::size_t part, std::size_t parts, const Task& task) {
+        const std::size_t mask = slots.size() - 1;
+        const int shift = 64 - __builtin_ctzll(slots.size());
+        const std::size_t from = slots.size() * part / parts, to = slots.size() * (part + 1) / parts;
+        for (std::size_t i = from;; ++i) {
+            const std::size_t at = i & mask;
+            const Slot slot = load(slots[at]);
+            if (slot == 0) {
+                if (i >= to) break;
+                continue;
+            }
+            const std::size_t home = slot >> 32 << 32 >> shift;
+            const bool pushed_from_the_end = home > at;
+            if (home >= from && home < to && pushed_from_the_end == (i != at)) task(slot);
+        }
+    }
+
+    void take_ids(Writer& writer) {
+        const std::lock_guard lock(ids_mutex_);
+        if (ids_ == kMaxIds) throw_too_many();
+        if (ids_ % kBlockEntries == 0) {
+            entries_.emplace_back(kBlockEntries);
+            blocks_[ids_ / kBlockEntries] = entries_.back().data();
+        }
+        writer.next = ids_;
+        writer.end = ids_ += kIdsTaken;
+    }
+
+    Buffer<AtomicSlot> slots_;
+    std::size_t mask_ = 0, limit_ = 0;
+    int shift_ = 0;          // 64 - log2(slots)
+    Buffer<Entry*> blocks_;  // the entries by id / kBlockEntries, at addresses that never change
+    std::vector<Buffer<Entry>> entries_;
+    std::vector<Writer> writers_;
+    std::atomic<std::size_t> size_{0};
+    std::mutex ids_mutex_;
     std::size_t ids_ = 0;
-    std::vector<std::unique_ptr<char[]>> arena_;
-    char* arena_next_ = nullptr;
-    std::size_t arena_left_ = 0;
 };
 
 }  // namespace embedtrain
