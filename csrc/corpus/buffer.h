@@ -3,8 +3,10 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <new>
 #include <utility>
 
@@ -19,8 +21,8 @@ class Buffer {
     Buffer() = default;
     explicit Buffer(std::size_t size) : size_(size) {
         if (size == 0) return;
-        if (size > (SIZE_MAX - kHuge) / sizeof(T)) throw std::bad_alloc();
-        mapped_ = size * sizeof(T) + (size * sizeof(T) >= kHuge ? kHuge : 0);
+        if (size > (SIZE_MAX - 2 * kHuge) / sizeof(T)) throw std::bad_alloc();
+        mapped_ = (size * sizeof(T) + (size * sizeof(T) >= kHuge ? kHuge : 0) + kPage - 1) / kPage * kPage;
         base_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (base_ == MAP_FAILED) {
             base_ = nullptr;
@@ -31,7 +33,8 @@ class Buffer {
             const auto address = (reinterpret_cast<std::uintptr_t>(base_) + kHuge - 1) / kHuge * kHuge;
             data_ = reinterpret_cast<T*>(address);
 #if defined(MADV_HUGEPAGE)
-            madvise(data_, size * sizeof(T), MADV_HUGEPAGE);
+            madvise(data_, static_cast<std::size_t>(end_of_mapping() - reinterpret_cast<char*>(data_)),
+                    MADV_HUGEPAGE);
 #endif
         }
     }
@@ -42,6 +45,43 @@ class Buffer {
     }
     ~Buffer() {
         if (base_ != nullptr) munmap(base_, mapped_);
+    }
+
+    // The elements stay, zeros come behind them. Their pages move, where the system can do that, so that
+    // there are never two copies.
+    void grow(std::size_t size) {
+        Buffer larger(size);
+#if defined(__linux__)
+        if (mapped_ >= 2 * kHuge) {  // so both begin at a huge page
+            const std::size_t bytes = (size_ * sizeof(T) + kPage - 1) / kPage * kPage;
+            char* const from = reinterpret_cast<char*>(data_);
+            if (mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, larger.data_) != MAP_FAILED) {
+                // Another thread may have got the addresses of what moved.
+                if (from > static_cast<char*>(base_))
+                    munmap(base_, static_cast<std::size_t>(from - static_cast<char*>(base_)));
+                if (end_of_mapping() > from + bytes)
+                    munmap(from + bytes, static_cast<std::size_t>(end_of_mapping() - from - bytes));
+                base_ = nullptr;
+                swap(larger);
+                return;
+            }
+        }
+#endif
+        if (size_ > 0) std::memcpy(larger.data_, data_, size_ * sizeof(T));
+        swap(larger);
+    }
+
+    // Keeps the first elements and gives the memory of the others back.
+    void shrink(std::size_t size) {
+        size_ = size;
+        if (base_ == nullptr) return;
+        const std::size_t used =
+            static_cast<std::size_t>(reinterpret_cast<char*>(data_ + size) - static_cast<char*>(base_));
+        const std::size_t keep = std::max((used + kPage - 1) / kPage * kPage, kPage);
+        if (keep < mapped_) {
+            munmap(static_cast<char*>(base_) + keep, mapped_ - keep);
+            mapped_ = keep;
+        }
     }
 
     T* data() { return data_; }
@@ -56,6 +96,9 @@ class Buffer {
 
   private:
     static constexpr std::size_t kHuge = std::size_t{2} << 20;
+    static constexpr std::size_t kPage = std::size_t{64} << 10;  // the largest small page of any system
+
+    char* end_of_mapping() const { return static_cast<char*>(base_) + mapped_; }
 
     void swap(Buffer& other) {
         std::swap(data_, other.data_);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <deque>
 #include <functional>
 #include <numeric>
 #include <stdexcept>
@@ -17,7 +16,7 @@ namespace embedtrain {
 namespace {
 
 constexpr std::size_t kPieceBytes = std::size_t{128} << 10;  // what a thread takes at a time
-constexpr std::size_t kBlockIds = std::size_t{1} << 21;      // ids are kept in blocks of 8 MiB
+constexpr std::size_t kStepBytes = std::size_t{8} << 20;     // what all take, before their ids move together
 constexpr std::int32_t kLineEnd = 0;                         // the provisional id of "\n"
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
@@ -65,6 +64,10 @@ constexpr std::size_t kBatch = WordTable::kRoom;
 // Stretch of the text of which a thread encodes the tokens and line ends that start in [from, to).
 struct Encoder::Piece {
     std::size_t from, to;
+    struct Segment {  // ids
+        const std::int32_t* begin;
+        std::int64_t size;
+    };
     std::vector<Segment> segments;  // more than one if the table had to grow meanwhile
 };
 
@@ -74,17 +77,11 @@ struct alignas(128) Encoder::Worker {
     static constexpr std::size_t kOwnCounts = std::size_t{1} << 14;
 
     std::vector<std::int64_t> counts = std::vector<std::int64_t>(kOwnCounts);
-    std::deque<Block> blocks;
+    Buffer<std::int32_t> ids;  // of this step
+    std::size_t used = 0;
     const char* bad = nullptr;  // the first bad byte of the piece, in strict mode
     std::int64_t replaced = 0;  // tokens with NUL bytes; the others are found when their words are known
     std::int64_t invalid = 0;
-
-    Block& block_for(std::size_t ids) {
-        if (blocks.empty() || blocks.back().ids.size() - blocks.back().used < ids) {
-            blocks.emplace_back().ids = Buffer<std::int32_t>(std::max(ids, kBlockIds));
-        }
-        return blocks.back();
-    }
 
     // Looks tokens up, at most kBatch, and writes their ids: all entries are prefetched before the first is
     // read. False: a bad byte in strict mode.
@@ -123,23 +120,20 @@ struct alignas(128) Encoder::Worker {
 // What an encoder has in files.
 struct Encoder::Spill {
     std::string folder;
-    File ids;  // provisional until they are made final in place
-    std::int64_t ids_written = 0;
     WordRuns words;
-    std::vector<std::int64_t> run_ends;  // where the ids of each run end
-    std::size_t table_bytes;             // the table leaves memory before it has more,
-    std::size_t table_words;             // or more words
-    std::size_t step_bytes;              // of text, encoded in one go: it never fills a table
+    std::size_t table_bytes;  // the table leaves memory before it has more,
+    std::size_t table_words;  // or more words
+    std::size_t step_bytes;   // of text, encoded in one go: it never fills a table
 
     Spill(const std::string& folder_, std::size_t memory_bytes, std::size_t threads)
-        : folder(folder_), ids(folder + "/ids.bin"), words(folder) {
+        : folder(folder_), words(folder) {
         table_bytes = memory_bytes / 2;
         std::size_t slots = WordTable::kFirstSlots;
         while (slots < 4 * threads * WordTable::kRoom) slots *= 2;
         while (WordTable::most_bytes(2 * slots) <= table_bytes) slots *= 2;
         table_bytes = std::max(table_bytes, WordTable::most_bytes(slots));
         table_words = WordTable::most_words(slots, threads);
-        step_bytes = std::min(table_words, std::size_t{8} << 20);
+        step_bytes = std::min(table_words, kStepBytes);
     }
 };
 
@@ -150,6 +144,7 @@ Encoder::Encoder(int workers, Errors errors)
 
 Encoder::Encoder(int workers, Errors errors, const std::string& folder, std::int64_t memory_bytes)
     : Encoder(workers, errors) {
+    ids_ = Ids(folder + "/ids.bin");
     spill_ = std::make_unique<Spill>(folder, static_cast<std::size_t>(memory_bytes), threads_.count());
 }
 
@@ -176,9 +171,7 @@ void Encoder::encode_piece(std::size_t thread, std::string_view text, Piece& pie
     if (at > 0 && !is_space(text[at - 1])) {  // in the middle of a token of the piece before
         while (at < piece.to && !is_space(text[at])) ++at;
     }
-    Block& block = worker.block_for(piece.to - at);
-    ++block.segments;
-    std::int32_t* const ids = block.ids.data() + block.used;
+    std::int32_t* const ids = worker.ids.data() + worker.used;
     std::int32_t* out = ids;
 
     // 16 bytes can be read from each byte of a window, also where the text ends.
@@ -244,8 +237,8 @@ void Encoder::encode_piece(std::size_t thread, std::string_view text, Piece& pie
     }
     if (size != 0) go_on = look_up();
     piece.from = std::min(at, piece.to);
-    piece.segments.push_back({ids, out - ids, &block, {}});
-    block.used += static_cast<std::size_t>(out - ids);
+    piece.segments.push_back({ids, out - ids});
+    worker.used += static_cast<std::size_t>(out - ids);
 }
 // The slow way, for tokens of any length that may hold NULs. False: stop, at a bad byte or a full table.
 bool Encoder::encode_token(std::size_t thread, std::string_view token, std::int32_t*& out) {
@@ -279,16 +272,21 @@ std::int64_t Encoder::newlines_seen() const {
 
 // Encodes text that ends with white space, from `offset` in the file.
 std::optional<BadByte> Encoder::encode_text(std::string_view text, std::int64_t offset) {
-    if (!spill_) return encode_step(text, offset);
+    const std::size_t step = spill_ ? spill_->step_bytes : kStepBytes;
     while (!text.empty()) {
-        std::size_t size = std::min(text.size(), spill_->step_bytes);
+        std::size_t size = std::min(text.size(), step);
+        const std::size_t most_ids = size + 1;  // the step may end within a token, which is to be the last
         while (!is_space(text[size - 1])) ++size;
-        // A word takes two bytes with its space, but for the one that the step may end with.
-        const std::size_t more_words = std::min(size, spill_->step_bytes) / 2 + 1;
-        const std::size_t bytes = table_->bytes() + more_words * WordTable::kWordBytes + size;
-        if (table_->words() + more_words > spill_->table_words || bytes > spill_->table_bytes) spill();
+        for (Worker& worker : workers_) {
+            worker.used = 0;
+            if (worker.ids.size() < most_ids) worker.ids = Buffer<std::int32_t>(most_ids);
+        }
+        if (spill_) {
+            const std::size_t more_words = most_ids / 2 + 1;  // a word takes two bytes, with its space
+            const std::size_t bytes = table_->bytes() + more_words * WordTable::kWordBytes + size;
+            if (table_->words() + more_words > spill_->table_words || bytes > spill_->table_bytes) spill();
+        }
         if (const auto bad = encode_step(text.substr(0, size), offset)) return bad;
-        write_ids();
         text.remove_prefix(size);
         offset += static_cast<std::int64_t>(size);
     }
@@ -329,10 +327,19 @@ std::optional<BadByte> Encoder::encode_step(std::string_view text, std::int64_t 
         return BadByte{line + std::count(text.data(), bad, '\n'), offset + (bad - text.data()),
                        static_cast<unsigned char>(*bad)};
     }
-    for (Piece& piece : pieces) {
-        segments_.insert(segments_.end(), std::make_move_iterator(piece.segments.begin()),
-                         std::make_move_iterator(piece.segments.end()));
+    std::vector<std::int64_t> places;
+    for (const Piece& piece : pieces) {
+        std::int64_t size = 0;
+        for (const Piece::Segment& segment : piece.segments) size += segment.size;
+        places.push_back(ids_.append(size));
     }
+    threads_.run(pieces.size(), [&](std::size_t i, std::size_t) {
+        std::int64_t place = places[i];
+        for (const Piece::Segment& segment : pieces[i].segments) {
+            ids_.write(segment.begin, segment.size, place);
+            place += segment.size;
+        }
+    });
     return std::nullopt;
 }
 
@@ -368,13 +375,8 @@ std::optional<BadByte> Encoder::feed(std::string_view chunk) {
 
 std::optional<BadByte> Encoder::end_file() {
     auto bad = encode_carry(file_bytes_);
-    if (open_line_) {
-        Block& block = workers_[0].block_for(1);
-        ++block.segments;
-        std::int32_t* const id = block.ids.data() + block.used++;
-        *id = kLineEnd;  // the sentence ends, though there is no newline
-        segments_.push_back({id, 1, &block, {}});
-        if (spill_) write_ids();
+    if (open_line_) {  // the sentence ends, though there is no newline
+        ids_.write(&kLineEnd, 1, ids_.append(1));
         ++unended_lines_;
     }
     file_newlines_ = newlines_seen();
@@ -382,26 +384,6 @@ std::optional<BadByte> Encoder::end_file() {
     open_line_ = false;
     return bad;
 }
-
-namespace {
-
-// Makes provisional ids final where they lie, without the dropped ones; returns how many are left. `ends`
-// takes the places where lines end.
-std::int64_t make_final(std::int32_t* ids, std::int64_t size, const std::int32_t* final_ids,
-                        std::vector<std::int64_t>& ends) {
-    std::int64_t stay = 0;
-    for (std::int64_t i = 0; i < size; ++i) {
-        // Line ends are told by the provisional id: a wrong guess of this branch must not wait for the memory
-        // of the final one.
-        if (ids[i] == kLineEnd) ends.push_back(stay);
-        const std::int32_t id = final_ids[ids[i]];
-        ids[stay] = id;
-        stay += id >= 0;
-    }
-    return stay;
-}
-
-}  // namespace
 
 // The workers' own counts go to the table.
 void Encoder::add_up_counts() {
@@ -414,32 +396,13 @@ void Encoder::add_up_counts() {
     }
 }
 
-// The provisional ids go to their file.
-void Encoder::write_ids() {
-    std::vector<std::int64_t> starts;
-    for (const Segment& segment : segments_) {
-        starts.push_back(spill_->ids_written);
-        spill_->ids_written += segment.size;
-    }
-    threads_.run(segments_.size(), [&](std::size_t i, std::size_t) {
-        spill_->ids.write(segments_[i].ids,
-                          static_cast<std::size_t>(segments_[i].size) * sizeof(std::int32_t),
-                          starts[i] * static_cast<std::int64_t>(sizeof(std::int32_t)));
-    });
-    segments_.clear();
-    for (Worker& worker : workers_) {
-        while (worker.blocks.size() > 1) worker.blocks.pop_front();
-        if (!worker.blocks.empty()) worker.blocks.back().used = 0;
-    }
-}
-
 void Encoder::spill() {
     if (!spill_) throw std::logic_error("there is no folder to spill to");
     add_up_counts();
     Changes changes;
     if (errors_ != Errors::kStrict) mend(*table_, errors_, changes, mended_.replaced, mended_.invalid);
     spill_->words.add(*table_, 0, changes, threads_);
-    spill_->run_ends.push_back(spill_->ids_written);
+    run_ends_.push_back(ids_.size());
     new_table();
 }
 
@@ -484,101 +447,81 @@ Encoded Encoder::finish(const Choice& choice) {
     result.out_of_vocabulary =
         std::accumulate(result.counts.begin(), result.counts.end(), result.tokens, std::minus<>());
 
-    if (!spill_) {
-        finish_in_memory(final_ids, result);
-    } else if (runs) {
+    if (runs) {
         const RowTable rows(chooser.rows(), threads_);
-        finish_in_files(
-            [&](std::size_t run) { return rows.final_ids(spill_->words, spill_->words[run], threads_); });
+        make_final(
+            [&](std::size_t run) { return rows.final_ids(spill_->words, spill_->words[run], threads_); },
+            result);
     } else {
-        spill_->run_ends.push_back(spill_->ids_written);
-        finish_in_files([&](std::size_t) { return std::move(final_ids); });
+        table_ = nullptr;
+        run_ends_.push_back(ids_.size());
+        make_final([&](std::size_t) { return std::move(final_ids); }, result);
     }
     return result;
 }
 
-// Provisional ids become final ones where they lie, then move together.
-void Encoder::finish_in_memory(const Buffer<std::int32_t>& final_ids, Encoded& result) {
-    threads_.run(segments_.size(), [&](std::size_t i, std::size_t) {
-        Segment& segment = segments_[i];
-        segment.size = make_final(segment.ids, segment.size, final_ids.data(), segment.ends);
-    });
-    std::vector<std::int64_t> starts;
-    std::int64_t total = 0;
-    std::size_t ends = 0;
-    for (const Segment& segment : segments_) ends += segment.ends.size();
-    result.offsets.reserve(ends + 1);
-    result.offsets.push_back(0);
-    for (Segment& segment : segments_) {
-        for (const std::int64_t end : segment.ends) {
-            if (total + end != result.offsets.back()) result.offsets.push_back(total + end);
-        }
-        segment.ends = {};
-        starts.push_back(total);
-        total += segment.size;
-    }
-    result.ids = Buffer<std::int32_t>(static_cast<std::size_t>(total));
-    threads_.run(segments_.size(), [&](std::size_t i, std::size_t) {
-        const Segment& segment = segments_[i];
-        std::copy_n(segment.ids, segment.size, result.ids.data() + starts[i]);
-        if (--segment.block->segments == 0)
-            segment.block->ids = {};  // two copies of all ids never exist at once
-    });
-}
-
-// The same, in the file of the ids, some of them at a time: what is written never overtakes what is read.
-void Encoder::finish_in_files(const std::function<Buffer<std::int32_t>(std::size_t)>& final_ids_of_run) {
-    constexpr std::int64_t kPart = 1 << 18;  // ids
-    constexpr std::int64_t kIdBytes = sizeof(std::int32_t), kOffsetBytes = sizeof(std::int64_t);
-    constexpr std::size_t kOffsets = 1 << 17;
+// Provisional ids become final ones where they lie, some of them at a time: what is written never overtakes
+// what is read.
+void Encoder::make_final(const std::function<Buffer<std::int32_t>(std::size_t)>& final_ids_of_run,
+                         Encoded& result) {
+    constexpr std::int64_t kPart = 1 << 17;  // ids
     struct Part {
         Buffer<std::int32_t> ids;
-        std::int64_t size = 0, start = 0;
-        std::vector<std::int64_t> ends;
+        std::int64_t size = 0, place = 0;
+        std::vector<std::int64_t> ends;  // places in ids where a line ends
     };
-    std::vector<Part> parts(2 * threads_.count());
+    std::vector<Part> parts(4 * threads_.count());
     for (Part& part : parts) part.ids = Buffer<std::int32_t>(kPart);
-    File file(spill_->folder + "/offsets.bin");
-    std::vector<std::int64_t> offsets{0};
-    std::int64_t last_offset = 0, offsets_written = 0, read = 0, total = 0;
+    std::optional<File> file;
+    if (spill_) file.emplace(spill_->folder + "/offsets.bin");
+    std::vector<std::int64_t>& offsets = result.offsets;
+    std::int64_t read = 0, kept = 0, last_offset = 0, offsets_written = 0;
+    offsets.push_back(0);
     const auto write_offsets = [&] {
-        file.write(offsets.data(), offsets.size() * kOffsetBytes, offsets_written * kOffsetBytes);
-        offsets_written += static_cast<std::int64_t>(offsets.size());
+        file->write(offsets.data(), offsets.size() * sizeof(std::int64_t), offsets_written);
+        offsets_written += static_cast<std::int64_t>(offsets.size() * sizeof(std::int64_t));
         offsets.clear();
     };
-    for (std::size_t run = 0; run < spill_->run_ends.size(); ++run) {
+    for (std::size_t run = 0; run < run_ends_.size(); ++run) {
         const Buffer<std::int32_t> final_ids = final_ids_of_run(run);
-        while (read < spill_->run_ends[run]) {
-            const std::int64_t left = spill_->run_ends[run] - read;
+        while (read < run_ends_[run]) {
+            const std::int64_t left = run_ends_[run] - read;
             const auto used = static_cast<std::size_t>(
                 std::min((left + kPart - 1) / kPart, static_cast<std::int64_t>(parts.size())));
             threads_.run(used, [&](std::size_t i, std::size_t) {
                 Part& part = parts[i];
-                const std::int64_t from = static_cast<std::int64_t>(i) * kPart;
-                part.size = std::min(kPart, left - from);
-                spill_->ids.read(part.ids.data(), static_cast<std::size_t>(part.size * kIdBytes),
-                                 (read + from) * kIdBytes);
+                const std::int64_t from = static_cast<std::int64_t>(i) * kPart,
+                                   size = std::min(kPart, left - from);
+                const std::int32_t* const ids = ids_.read(part.ids.data(), size, read + from);
+                std::int64_t stay = 0;
                 part.ends.clear();
-                part.size = make_final(part.ids.data(), part.size, final_ids.data(), part.ends);
+                for (std::int64_t j = 0; j < size; ++j) {
+                    // Line ends are told by the provisional id: a wrong guess of this branch must not wait
+                    // for the memory of the final one.
+                    if (ids[j] == kLineEnd) part.ends.push_back(stay);
+                    const std::int32_t id = final_ids[static_cast<std::size_t>(ids[j])];
+                    part.ids[static_cast<std::size_t>(stay)] = id;
+                    stay += id >= 0;
+                }
+                part.size = stay;
             });
             read += std::min(left, static_cast<std::int64_t>(used) * kPart);
             for (std::size_t i = 0; i < used; ++i) {
                 for (const std::int64_t end : parts[i].ends) {
-                    if (total + end == last_offset) continue;
-                    offsets.push_back(last_offset = total + end);
-                    if (offsets.size() == kOffsets) write_offsets();
+                    if (kept + end != last_offset) offsets.push_back(last_offset = kept + end);
                 }
-                parts[i].start = total;
-                total += parts[i].size;
+                parts[i].place = kept;
+                kept += parts[i].size;
             }
+            if (file && offsets.size() > kPart) write_offsets();
             threads_.run(used, [&](std::size_t i, std::size_t) {
-                spill_->ids.write(parts[i].ids.data(), static_cast<std::size_t>(parts[i].size * kIdBytes),
-                                  parts[i].start * kIdBytes);
+                ids_.write(parts[i].ids.data(), parts[i].size, parts[i].place);
             });
         }
     }
-    write_offsets();
-    spill_->ids.truncate(total * kIdBytes);
+    if (file) write_offsets();
+    ids_.shrink(kept);
+    result.ids = ids_.release();
 }
 
 }  // namespace embedtrain

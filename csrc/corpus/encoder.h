@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "corpus/buffer.h"
+#include "corpus/ids.h"
 #include "corpus/parallel.h"
 #include "corpus/vocabulary.h"
 #include "corpus/word_table.h"
@@ -61,17 +62,6 @@ class Encoder {
     std::string folder() const;
 
   private:
-    struct Block {  // of provisional ids, filled by one worker
-        Buffer<std::int32_t> ids;
-        std::size_t used = 0;
-        std::atomic<std::int64_t> segments{0};  // in it
-    };
-    struct Segment {  // the provisional ids of a stretch of text
-        std::int32_t* ids;
-        std::int64_t size;
-        Block* block;                    // holds the ids
-        std::vector<std::int64_t> ends;  // positions in ids where a line ends, once they are final
-    };
     struct Piece;
     struct Worker;
     struct Spill;
@@ -81,23 +71,23 @@ class Encoder {
     bool encode_token(std::size_t thread, std::string_view token, std::int32_t*& out);
     std::optional<BadByte> encode_text(std::string_view text, std::int64_t offset);
     std::optional<BadByte> encode_step(std::string_view text, std::int64_t offset);
-    void add_up_counts();
-    void write_ids();
-    void finish_in_memory(const Buffer<std::int32_t>& final_ids, Encoded& result);
-    void finish_in_files(const std::function<Buffer<std::int32_t>(std::size_t)>& final_ids_of_run);
     std::optional<BadByte> encode_carry(std::int64_t end_offset);
     std::int64_t newlines_seen() const;
+    void add_up_counts();
+    void make_final(const std::function<Buffer<std::int32_t>(std::size_t)>& final_ids_of_run,
+                    Encoded& result);
 
     Errors errors_;
     Threads threads_;
     std::unique_ptr<WordTable> table_;
     std::vector<Worker> workers_;
-    std::vector<Segment> segments_;   // in the order of the text
-    std::string carry_;               // the start of a token that a chunk has cut
-    std::int64_t file_bytes_ = 0;     // fed so far, of this file
-    std::int64_t file_newlines_ = 0;  // before this file
-    bool open_line_ = false;          // the file does not end with a newline so far
-    std::int64_t newlines_ = 0;       // that the workers have forgotten
+    Ids ids_;                             // provisional until they are made final in place
+    std::vector<std::int64_t> run_ends_;  // behind the ids of each table that was spilled
+    std::string carry_;                   // the start of a token that a chunk has cut
+    std::int64_t file_bytes_ = 0;         // fed so far, of this file
+    std::int64_t file_newlines_ = 0;      // before this file
+    bool open_line_ = false;              // the file does not end with a newline so far
+    std::int64_t newlines_ = 0;           // that the workers have forgotten
     std::int64_t unended_lines_ = 0;
     struct {
         std::int64_t replaced = 0, invalid = 0;  // tokens, by their words; the workers have those with NULs

@@ -303,10 +303,10 @@ class WordTable {
     // Words that a table of so many slots takes before it is full, and the memory it has then, without the
     // bytes of long words.
     static constexpr std::size_t most_words(std::size_t slots, std::size_t threads) {
-        return slots / 2 - threads * kRoom;
+        return slots / 3 * 2 - threads * kRoom;
     }
     static constexpr std::size_t most_bytes(std::size_t slots) {
-        return slots * sizeof(Slot) + slots / 2 * sizeof(Entry);
+        return slots * sizeof(Slot) + slots / 3 * 2 * sizeof(Entry);
     }
 
   private:
