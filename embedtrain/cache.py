@@ -116,7 +116,7 @@ class Cache:
         :raises EmbedtrainError: if it cannot be written to.
         """
         if self._partial is None:
-            with self._explained():
+            with self.explained():
                 self.root.mkdir(parents=True, exist_ok=True)
                 self._remove_left_behind()
                 self._make()
@@ -133,7 +133,7 @@ class Cache:
         :raises EmbedtrainError: if it cannot be written.
         """
         folder = self.folder()
-        with self._explained():
+        with self.explained():
             files: dict[str, dict[str, Any]] = {}
             for name, array in entry.arrays.items():
                 path = folder / f"{name}.bin"
@@ -162,6 +162,10 @@ class Cache:
             arrays = _map(folder, files)
             self._put_in_place(folder)
         return Entry(arrays, entry.values, entry.facts)
+
+    def explained(self) -> contextlib.AbstractContextManager[None]:
+        """Turn a failure of the file system into a line for the user."""
+        return explained(f"the encoded corpus to {self.root} (--cache-dir)")
 
     def _put_in_place(self, folder: Path) -> None:
         target = self.root / self._name
@@ -242,12 +246,14 @@ class Cache:
                     shutil.rmtree(path, ignore_errors=True)
                     os.close(taken)
 
-    def _explained(self) -> contextlib.AbstractContextManager[None]:
-        return explained(f"the encoded corpus to {self.root} (--cache-dir)")
+
+def map_array(path: Path, dtype: np.dtype[Any]) -> Array:
+    """Map a file, so that only what is looked at takes memory, and none that could not be had back."""
+    # An empty file cannot be mapped.
+    return np.asarray(np.memmap(path, dtype, mode="r")) if path.stat().st_size else np.empty(0, dtype)
 
 
 def _map(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Array]:
-    """Map the arrays of a folder, so that only what is looked at takes memory."""
     arrays: dict[str, Array] = {}
     for name, facts in files.items():
         if "dtype" in facts:
@@ -255,9 +261,7 @@ def _map(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Arra
             if dtype.kind not in "iuf":
                 raise ValueError(f"{name} holds no numbers")
             path = folder / name
-            arrays[path.stem] = (
-                np.asarray(np.memmap(path, dtype, mode="r")) if path.stat().st_size else np.empty(0, dtype)
-            )
+            arrays[path.stem] = map_array(path, dtype)
     return arrays
 
 

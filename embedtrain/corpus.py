@@ -12,7 +12,7 @@ import unicodedata
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedtrain import arrow, finding, remote, sources
-from embedtrain.cache import Cache, Entry, default_root
+from embedtrain.cache import Cache, Entry, default_root, map_array
 from embedtrain.errors import EmbedtrainError
 from embedtrain.finding import Found
 from embedtrain.memory import available_memory
@@ -31,7 +31,9 @@ from embedtrain.sources import OnBytes, Source
 from embedtrain.vocabulary import PAD, Vocabulary
 
 _CHUNK_BYTES = 8 << 20
+_PIECE_TOKENS = 1 << 20  # worked on at a time, where it need not be all
 _TOKENIZER_CHUNK_BYTES = 1 << 20  # an encoding takes a hundred bytes per token until its ids are taken from it
+_MOST_MEMORY = 1 << 30  # for what is counted and encoded, if it can go to disk
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WORD = re.compile(rb"[^ \t\n\r\v\f]+")
 
@@ -105,7 +107,8 @@ def encode(
     elif paths is not None:
         found = tuple(map(finding.find, paths))
     else:
-        return _encode_sentences(corpus, options, vocabulary)  # type: ignore[arg-type]  # _paths has looked at it
+        with Cache(options.cache_dir or default_root(), None, note) as cache, cache.explained():
+            return _encode_sentences(corpus, options, vocabulary, cache.folder)  # type: ignore[arg-type]  # by _paths
     for each in found:
         if line := finding.describe(each):
             note(line)
@@ -118,15 +121,25 @@ def encode(
     with Cache(options.cache_dir or default_root(), key, note) as cache:
         if (entry := cache.find(_is_right)) is not None:
             return _from_entry(entry, found)
-        if options.tokenizer is not None:
-            encoded = _encode_by_tokenizer(found, options, options.tokenizer, rows, on_bytes)
-        else:
-            encoded = _encode_files(found, options, vocabulary, rows, on_bytes)
+        keep = options.cache and options.cache_dir is not None
+        budget = memory_budget()
+        with cache.explained():
+            if options.tokenizer is not None:
+                encoded = _encode_by_tokenizer(found, options, options.tokenizer, rows, on_bytes, cache.folder)
+            else:
+                folder = None
+                if keep or not _surely_fits(_files(found), budget):
+                    try:
+                        folder = cache.folder()
+                    except EmbedtrainError as error:
+                        if keep:
+                            raise
+                        note(f"{error}. The corpus is encoded in memory")
+                encoded = _encode_files(found, options, vocabulary, rows, on_bytes, folder)
         for what, count in rows.left_out.items():
             note(f"left out {count:,} {what}")
-        too_large = encoded.ids.nbytes + encoded.offsets.nbytes > memory_budget()
-        if not too_large and not (options.cache and options.cache_dir is not None):
-            return encoded
+        if not keep and encoded.ids.nbytes + encoded.offsets.nbytes <= budget:
+            return replace(encoded, ids=_in_memory(encoded.ids), offsets=_in_memory(encoded.offsets))
         unchanged = key is None or paths is None or key == _key(tuple(map(finding.find, paths)), options)
         if not unchanged:
             note("the corpus changed while it was read, so its encoding is not kept")
@@ -137,6 +150,17 @@ def memory_budget() -> float:
     """Return the bytes that an encoded corpus may take in memory: a quarter of what is there for this process."""
     available = available_memory()
     return math.inf if available is None else available / 4
+
+
+def _surely_fits(files: Sequence[Source], budget: float) -> bool:
+    """Say whether a corpus takes no more than so much memory, by the size of its files."""
+    # A token of a text takes 2 bytes or more, and becomes 4, or 12 alone on its line. Compression may be good.
+    sizes = [math.inf if file.size is None else file.size * (4 if file.plain else 100) for file in files]
+    return sum(sizes) <= budget
+
+
+def _in_memory(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return array if array.flags.writeable else array.copy()
 
 
 def _files(found: Iterable[Found]) -> list[Source]:
@@ -217,11 +241,18 @@ def _paths(corpus: object) -> list[str] | None:
 
 
 def _encode_files(
-    found: tuple[Found, ...], options: Options, vocabulary: Vocabulary | None, rows: Rows, on_bytes: OnBytes
+    found: tuple[Found, ...],
+    options: Options,
+    vocabulary: Vocabulary | None,
+    rows: Rows,
+    on_bytes: OnBytes,
+    folder: Path | None,
 ) -> Corpus:
+    """Encode files: in memory, or into a folder and in bounded memory."""
     from embedtrain.native import core
 
-    encoder = core.Encoder(options.workers, options.errors)
+    memory = int(max(min(memory_budget(), _MOST_MEMORY), 1))
+    encoder = core.Encoder(options.workers, options.errors, None if folder is None else str(folder), memory)
     size = 0
     try:
         for source, chunk in sources.read(_files(found), on_bytes, _CHUNK_BYTES, rows):
@@ -248,8 +279,11 @@ def _encode_files(
         "invalid_utf8": result["invalid"],
         "pad_token": result["padding"],
     }
+    ids, offsets = result["ids"], result["offsets"]
+    if folder is not None:  # they are files
+        ids, offsets = map_array(Path(ids), np.dtype(np.int32)), map_array(Path(offsets), np.dtype(np.int64))
     return _finished(
-        result["ids"], result["offsets"], vocabulary, found, options,
+        ids, offsets, vocabulary, found, options,
         tokens_read=result["tokens_read"], lines=result["lines"] + rows.empty, dropped=dropped,
         replaced=result["replaced"], largest_count=result["largest_count"],
     )  # fmt: skip
@@ -265,27 +299,29 @@ def _not_text(source: Source, line: int, offset: int, byte: int) -> EmbedtrainEr
 # --- lists of words ------------------------------------------------------------------------------------------------
 
 
-def _encode_sentences(sentences: Iterable[Any], options: Options, vocabulary: Vocabulary | None) -> Corpus:
+def _encode_sentences(
+    sentences: Iterable[Any], options: Options, vocabulary: Vocabulary | None, folder: Callable[[], Path]
+) -> Corpus:
     if options.tokenizer is not None:
         raise EmbedtrainError("tokenizer cuts raw text into tokens: give it text files, not lists of words")
     numbers: defaultdict[str, int] = defaultdict()
     numbers.default_factory = numbers.__len__
     number_of = numbers.__getitem__
-    tokens, ends = array("i"), array("q")
-    for sentence in sentences:
+    tokens = _Tokens(folder)
+    for number, sentence in enumerate(sentences):
         if isinstance(sentence, str):
             raise EmbedtrainError(
-                f"sentence {len(ends)} is a string, {sentence[:40]!r}; give a list of words, e.g. sentence.split()"
+                f"sentence {number} is a string, {sentence[:40]!r}; give a list of words, e.g. sentence.split()"
             )
         try:
-            tokens.extend(map(number_of, sentence))
+            tokens.ids.extend(map(number_of, sentence))
         except TypeError as error:  # not iterable, or an item that is not hashable and so no string
-            raise EmbedtrainError(f"sentence {len(ends)} is not a list of words: {error}") from error
-        ends.append(len(tokens))
-    ids, line_ends = _array(tokens, np.int32), _array(ends, np.int64)
+            raise EmbedtrainError(f"sentence {number} is not a list of words: {error}") from error
+        tokens.end_sentence()
+    ids, line_ends = tokens.finish()
     _check_words(numbers, ids, line_ends)
 
-    counts = dict(zip(map(str, numbers), np.bincount(ids, minlength=len(numbers)).tolist(), strict=True))
+    counts = dict(zip(map(str, numbers), _counted(ids, len(numbers)).tolist(), strict=True))
     spelled = list(counts)
     if options.lowercase:
         spelled = [word.lower() for word in spelled]
@@ -298,7 +334,7 @@ def _encode_sentences(sentences: Iterable[Any], options: Options, vocabulary: Vo
         vocabulary = Vocabulary.most_frequent(counts, options.min_count, options.max_vocab)
     rows = {word: row for row, word in enumerate(vocabulary.words)}
     new_ids = np.fromiter((rows.get(word, -1) for word in spelled), np.int32, len(spelled))
-    kept, offsets = _renumbered(ids, line_ends, new_ids)
+    kept, offsets = _renumbered(ids, line_ends, new_ids, tokens.folder)
     return _finished(
         kept, offsets, vocabulary, (Found("lists of words", (Source("lists of words", None),)),), options,
         tokens_read=len(ids), lines=len(line_ends), replaced=0, largest_count=max(counts.values(), default=0),
@@ -336,7 +372,12 @@ def _check_words(numbers: dict[Any, int], ids: npt.NDArray[np.int32], ends: npt.
 
 
 def _encode_by_tokenizer(
-    found: tuple[Found, ...], options: Options, path: Path, rows: Rows, on_bytes: OnBytes
+    found: tuple[Found, ...],
+    options: Options,
+    path: Path,
+    rows: Rows,
+    on_bytes: OnBytes,
+    folder: Callable[[], Path],
 ) -> Corpus:
     from tokenizers import Tokenizer
 
@@ -351,25 +392,25 @@ def _encode_by_tokenizer(
     tokenizer.no_padding()
 
     text = _TextReader(options.errors)
-    tokens, ends = array("i"), array("q")
+    tokens = _Tokens(folder)
     with _tokenizer_threads(options.workers):
         for lines in text.read(_files(found), rows, on_bytes):
             for encoding in tokenizer.encode_batch_fast(lines, add_special_tokens=False):
-                tokens.extend(encoding.ids)
-                ends.append(len(tokens))
+                tokens.ids.extend(encoding.ids)
+                tokens.end_sentence()
     if text.size == 0:
         raise EmbedtrainError(f"{_names(found)} is empty")
 
     named = {row: word for word, row in tokenizer.get_vocab(with_added_tokens=True).items()}
     words = [named.get(row, f"<unused-{row}>") for row in range(max(named, default=-1) + 1)]
-    ids = _array(tokens, np.int32)
-    counts = np.bincount(ids, minlength=len(words)).astype(np.int64, copy=False)
+    ids, ends = tokens.finish()
+    counts = _counted(ids, len(words))
     trained = counts >= options.min_count
     pad, _ = special_tokens(tokenizer_json)
     padding = 0 if pad is None else int(counts[pad])
     if padding:
         trained[pad] = False
-    kept, offsets = _renumbered(ids, _array(ends, np.int64), np.where(trained, np.arange(len(words)), -1))
+    kept, offsets = _renumbered(ids, ends, np.where(trained, np.arange(len(words)), -1), tokens.folder)
     dropped = {
         "out_of_vocabulary": len(ids) - len(kept) - padding,
         "invalid_utf8": text.skipped,
@@ -464,19 +505,93 @@ def _tokenizer_threads(workers: int) -> Iterator[None]:
 # --- all -----------------------------------------------------------------------------------------------------------
 
 
+class _Tokens:
+    """Tokens as they come, by numbers that are not their ids yet. Those that do not fit into memory are put on disk.
+
+    :param folder: makes the folder for them.
+    """
+
+    def __init__(self, folder: Callable[[], Path]) -> None:
+        self.ids = array("i")
+        """To be extended; what is on disk already is not in it."""
+        self.folder: Path | None = None
+        """None: all is in memory."""
+        self._ends = array("q")
+        self._before = 0  # on disk
+        self._make_folder = folder
+        self._most = memory_budget()
+
+    def end_sentence(self) -> None:
+        """Say that a sentence ends with what was added last."""
+        self._ends.append(self._before + len(self.ids))
+        if 4 * len(self.ids) + 8 * len(self._ends) > self._most:
+            self._spill()
+
+    def finish(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return all numbers, (N,), and where the sentences end, (S,)."""
+        if self.folder is None:
+            return _array(self.ids, np.int32), _array(self._ends, np.int64)
+        self._spill()
+        paths = self._paths(self.folder)
+        arrays = [map_array(path, np.dtype(dtype)) for path, dtype in zip(paths, (np.int32, np.int64), strict=True)]
+        for path in paths:
+            path.unlink()  # stays as long as it is mapped
+        return arrays[0], arrays[1]
+
+    def _spill(self) -> None:
+        if self.folder is None:
+            self.folder = self._make_folder()
+        for path, values in zip(self._paths(self.folder), (self.ids, self._ends), strict=True):
+            with path.open("ab") as file:
+                values.tofile(file)
+        self._before += len(self.ids)
+        del self.ids[:], self._ends[:]
+
+    @staticmethod
+    def _paths(folder: Path) -> list[Path]:
+        return [folder / "numbers.bin", folder / "ends.bin"]
+
+
 def _array(values: array[int], dtype: type[Any]) -> npt.NDArray[Any]:
     return np.frombuffer(values, dtype) if values else np.empty(0, dtype)
 
 
+def _counted(ids: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.int64]:
+    """Count each of ``size`` ids."""
+    counts = np.zeros(size, np.int64)
+    for begin in range(0, len(ids), _PIECE_TOKENS):  # numpy copies what it counts
+        counts += np.bincount(ids[begin : begin + _PIECE_TOKENS], minlength=size)
+    return counts
+
+
 def _renumbered(
-    ids: npt.NDArray[np.int32], ends: npt.NDArray[np.int64], new_ids: npt.NDArray[Any]
+    ids: npt.NDArray[np.int32], ends: npt.NDArray[np.int64], new_ids: npt.NDArray[Any], folder: Path | None
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Give tokens their new ids, drop those with -1 and the sentences left empty; returns ids and offsets."""
-    renumbered = new_ids.astype(np.int32, copy=False)[ids]
-    kept = renumbered >= 0
-    kept_before = np.zeros(len(ids) + 1, np.int64)
-    np.cumsum(kept, out=kept_before[1:])
-    return renumbered[kept], np.unique(np.append(kept_before[ends], 0))
+    """Give tokens their new ids, drop those with -1 and the sentences left empty; returns ids and offsets.
+
+    :param folder: where ids and offsets are put; None: in memory.
+    """
+    new_ids = new_ids.astype(np.int32, copy=False)
+    made_ids: list[npt.NDArray[Any]] = [np.empty(0, np.int32)]
+    made_offsets: list[npt.NDArray[Any]] = [np.zeros(1, np.int64)]
+    paths = [] if folder is None else [folder / "ids.bin", folder / "offsets.bin"]
+    kept = offset = 0
+    for begin in range(0, len(ids), _PIECE_TOKENS):
+        piece = new_ids[ids[begin : begin + _PIECE_TOKENS]]
+        is_kept = piece >= 0
+        kept_before = np.append(0, np.cumsum(is_kept)) + kept
+        first, last = np.searchsorted(ends, [begin, begin + len(piece)], side="right")
+        offsets = np.unique(kept_before[ends[first:last] - begin])
+        made_ids.append(piece[is_kept])
+        made_offsets.append(offsets[offsets > offset])
+        kept, offset = int(kept_before[-1]), max(offset, int(offsets[-1]) if len(offsets) else 0)
+        for path, made in zip(paths, (made_ids, made_offsets), strict=bool(paths)):
+            with path.open("ab") as file:
+                np.concatenate(made).tofile(file)
+            made.clear()
+    if paths:
+        return map_array(paths[0], np.dtype(np.int32)), map_array(paths[1], np.dtype(np.int64))
+    return np.concatenate(made_ids), np.concatenate(made_offsets)
 
 
 def _finished(

@@ -88,11 +88,11 @@ def _known(path: str | Path) -> Source:
     if source.size is None:
         return source
     with sources.Stream(source) as stream:
-        head = stream.read(_HEAD_BYTES)
+        head, plain = stream.read(_HEAD_BYTES), stream.compression is None
     kind: Kind = next((kind for kind, magic, _ in _KINDS if head.startswith(magic)), "text")
-    if kind in ("parquet", "arrow", "npz") and not sources.is_plain(source):
+    if kind in ("parquet", "arrow", "npz") and not plain:
         raise EmbedtrainError(f"{source}: decompress this {kind} file first")
-    return replace(source, kind=kind)
+    return replace(source, kind=kind, plain=plain and kind in ("text", "npy"))
 
 
 def _find_in_folder(folder: str) -> Found:

@@ -51,6 +51,8 @@ class Source:
     member: str | None = None
     """The file inside a .zip archive; ``name`` is the archive then."""
     kind: Kind = "text"
+    plain: bool = False
+    """Whether it is known not to be compressed."""
     version: str | None = None
     """What changes whenever the file does: times and inode, or the tags of a URL. None when unknown, as of pipes."""
 
@@ -208,6 +210,11 @@ class Stream:
     def done(self) -> int:
         """Stored bytes read so far."""
         return self._stored.done
+
+    @property
+    def compression(self) -> str | None:
+        """How it is compressed, None: it is not."""
+        return self._stored.compression
 
     def read(self, size: int) -> bytearray:
         """Return the next bytes: fewer than ``size`` only at the end.

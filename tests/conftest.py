@@ -12,6 +12,12 @@ settings.load_profile("embedtrain")
 
 
 @pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep encoded corpora that tests put on disk out of the home of who runs them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
 def auto_is_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine with a GPU, too, tests that do not ask for one train on the CPU."""
     if request.module.__name__ not in ("test_cuda", "test_device", "test_gpu"):

@@ -111,6 +111,43 @@ def test_a_corpus_that_does_not_fit_is_kept(file: Path, root: Path, monkeypatch:
     assert lines[1:] == [f"using the encoded corpus in {one(root / 'embedtrain')}"]
 
 
+@pytest.mark.parametrize("piece", [1, 3, 1 << 20])
+@pytest.mark.parametrize("budget", [10, 100])
+def test_lists_and_tokens_that_do_not_fit_go_to_disk(
+    file: Path, root: Path, tmp_path: Path, budget: int, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"the": 0, "cat": 1, "?": 2}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    lists = [line.split() for line in TEXT.split("\n")]
+    runs: list[tuple[Any, dict[str, Any]]] = [(lists, {}), (lists, {"min_count": 4})]
+    runs += [(file, {"tokenizer": tmp_path / "tokenizer.json", "min_count": count}) for count in (1, 5)]
+    expected = [encode(corpus, Options(**({"min_count": 1} | options))) for corpus, options in runs]
+    monkeypatch.setattr(corpus_module, "memory_budget", lambda: budget)
+    monkeypatch.setattr(corpus_module, "_PIECE_TOKENS", piece)
+    for (corpus, options), wanted in zip(runs, expected, strict=True):
+        found, _ = run(corpus, root, **options)
+        assert same(found, wanted)
+        assert not found.ids.flags.writeable
+        if corpus is lists:
+            assert all(entry.suffix == "" for entry in entries(root))
+    assert len(entries(root)) == 2
+    for entry in entries(root):
+        assert {path.stem for path in entry.iterdir()} == {"ids", "offsets", "counts", "words", "tokenizer", "meta"}
+
+
+def test_without_a_place_it_is_encoded_in_memory(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(file.read_bytes())))
+    lines: list[str] = []
+    corpus = encode("-", Options(min_count=1), note=lines.append)
+    assert corpus.fingerprint == encode(file, Options(min_count=1)).fingerprint
+    assert lines[0].startswith("cannot write the encoded corpus to ")
+    assert lines[0].endswith(". The corpus is encoded in memory")
+
+
 def test_the_budget_is_a_quarter_of_what_the_process_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus_module, "available_memory", lambda: 100)
     assert corpus_module.memory_budget() == 25
@@ -372,12 +409,14 @@ def test_a_place_that_cannot_be_written_to(file: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
-def test_a_full_disk(file: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["words.json", "ids.bin", "offsets.bin"])
+def test_a_full_disk(file: Path, root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     original = cache.Cache.folder
 
     def folder(self: cache.Cache) -> Path:
         made = original(self)
-        (made / "words.json").symlink_to("/dev/full")
+        if not (made / name).is_symlink():
+            (made / name).symlink_to("/dev/full")
         return made
 
     monkeypatch.setattr(cache.Cache, "folder", folder)
