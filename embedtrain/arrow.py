@@ -47,6 +47,17 @@ def batches(source: Source, table: Any, column: str | None) -> Iterator[tuple[Ca
         yield from _of_ipc(source, column)
 
 
+def checked(array: Any) -> Any:
+    """Return an array whose offsets have been looked at, with bytes in the place of strings.
+
+    :raises ValueError: if its buffers are too short or its offsets lead out of them.
+    """
+    # As bytes, because what is no UTF-8 text is for others to say, or to mend.
+    array = array.view(_as_bytes(array.type))
+    array.validate(full=True)
+    return array
+
+
 def pieces(array: Any) -> Iterator[Any]:
     """Cut an array so that each piece has a few megabytes, or is a single row."""
     step = max(1, int(len(array) * _PIECE_BYTES / max(array.nbytes, 1)))
@@ -57,42 +68,37 @@ def pieces(array: Any) -> Iterator[Any]:
 def strings(array: Any) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Return the bytes of strings, and where each begins and the last ends in them, int64 (n + 1,), from 0.
 
-    :param array: n strings of any of Arrow's types, none is null.
+    :param array: n strings of any of Arrow's types, :func:`checked`, none is null.
     """
     pa = _pyarrow()
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    array = without_views(array).cast(pa.large_binary())
+    array = array.cast(pa.large_binary())
     if len(array) == 0:
         return np.empty(0, np.uint8), np.zeros(1, np.int64)
     _, offsets_buffer, data_buffer = array.buffers()
     offsets = np.frombuffer(offsets_buffer, np.int64)[array.offset : array.offset + len(array) + 1]
     data = np.empty(0, np.uint8) if data_buffer is None else np.frombuffer(data_buffer, np.uint8)
-    if offsets[0] < 0 or (offsets[1:] < offsets[:-1]).any() or offsets[-1] > len(data):
-        raise ValueError("the offsets of the strings are damaged")
     return data[offsets[0] : offsets[-1]], offsets - offsets[0]
 
 
-def without_views(array: Any) -> Any:
-    """Return strings as one of the older types, for which Arrow has all functions; other arrays as they are."""
+def without_null(array: Any) -> Any:
+    """Return an array without what is null in it."""
     pa = _pyarrow()
-    if pa.types.is_string_view(array.type):
-        return array.cast(pa.large_string())
-    return array.cast(pa.large_binary()) if pa.types.is_binary_view(array.type) else array
+    if pa.types.is_binary_view(array.type):  # which Arrow cannot filter
+        array = array.cast(pa.large_binary())
+    return array.drop_null()
 
 
 def lists(array: Any) -> tuple[Any, npt.NDArray[np.int64]]:
     """Return the items of lists, a ``pyarrow.Array``, and where each list begins and the last ends, int64 (n + 1,).
 
-    :param array: n lists of any of Arrow's types, none is null.
+    :param array: n lists of any of Arrow's types, :func:`checked`, none is null.
     """
     lengths = _pyarrow(".compute").list_value_length(array).to_numpy(zero_copy_only=False)
-    items = array.flatten()
     offsets = np.zeros(len(array) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    if (lengths < 0).any() or offsets[-1] != len(items):
-        raise ValueError("the offsets of the lists are damaged")
-    return items, offsets
+    return array.flatten(), offsets
 
 
 def errors() -> tuple[type[Exception], ...]:
@@ -199,23 +205,44 @@ def _choose(schema: Any, column: str | None, source: Source) -> tuple[str, Categ
 
 def _category(kind: Any) -> Category | None:
     """Say what a column of this type holds, None if it cannot be trained on."""
-    types = _pyarrow().types
     if _is_string(kind):
         return "text"
-    is_list = any(
-        getattr(types, f"is_{name}")(kind)
-        for name in ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
-    )
-    if is_list and _is_string(kind.value_type):
+    if not _is_list(kind):
+        return None
+    if _is_string(kind.value_type):
         return "tokens"
-    return "ids" if is_list and types.is_integer(kind.value_type) else None
+    return "ids" if _pyarrow().types.is_integer(kind.value_type) else None
 
 
 def _is_string(kind: Any) -> bool:
-    types = _pyarrow().types
-    if types.is_dictionary(kind):
+    if _pyarrow().types.is_dictionary(kind):
         kind = kind.value_type
-    return any(
-        getattr(types, f"is_{name}")(kind)
-        for name in ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
-    )
+    return kind in _bytes_of() or kind in _bytes_of().values()
+
+
+def _is_list(kind: Any) -> bool:
+    names = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
+    return any(getattr(_pyarrow().types, f"is_{name}")(kind) for name in names)
+
+
+def _bytes_of() -> dict[Any, Any]:
+    pa = _pyarrow()
+    return {
+        pa.string(): pa.binary(),
+        pa.large_string(): pa.large_binary(),
+        pa.string_view(): pa.binary_view(),
+    }
+
+
+def _as_bytes(kind: Any) -> Any:
+    """Return the type of the same layout that has bytes for strings."""
+    pa = _pyarrow()
+    if pa.types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, _as_bytes(kind.value_type), kind.ordered)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_as_bytes(kind.value_type), kind.list_size)
+    for name in ("list", "large_list", "list_view", "large_list_view"):
+        if getattr(pa.types, f"is_{name}")(kind):
+            make = pa.list_ if name == "list" else getattr(pa, name)
+            return make(_as_bytes(kind.value_type))
+    return _bytes_of().get(kind, kind)

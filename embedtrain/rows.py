@@ -72,20 +72,21 @@ class Rows:
         for category, batch, done in arrow.batches(source, self._table, self._column):
             self.agree(source, category)
             convert = {"text": self._lines, "tokens": self._tokens, "ids": self._ids}[category]
-            for array in arrow.pieces(batch):
-                numbers = np.arange(row, row + len(array))
-                row += len(array)
-                if array.null_count:
-                    self.left_out["rows that are null"] += array.null_count
-                    numbers = numbers[array.is_valid().to_numpy(zero_copy_only=False)]
-                    array = arrow.without_views(array).drop_null()
-                try:
-                    text = convert(array, numbers, source)
-                except arrow.errors() as error:
-                    raise EmbedtrainError(
-                        f"{source}: rows {row - len(numbers):,} to {row:,} are damaged ({remote.first_line(error)})"
-                    ) from error
-                yield text, done
+            first = row
+            row += len(batch)
+            try:
+                numbers = np.arange(first, row)
+                for array in arrow.pieces(arrow.checked(batch)):
+                    of_piece, numbers = numbers[: len(array)], numbers[len(array) :]
+                    if array.null_count:
+                        self.left_out["rows that are null"] += array.null_count
+                        of_piece = of_piece[array.is_valid().to_numpy(zero_copy_only=False)]
+                        array = arrow.without_null(array)
+                    yield convert(array, of_piece, source), done
+            except arrow.errors() as error:
+                raise EmbedtrainError(
+                    f"{source}: rows {first:,} to {row - 1:,} are damaged ({remote.first_line(error)})"
+                ) from error
 
     def _lines(self, array: Any, numbers: npt.NDArray[np.int64], source: Source) -> npt.NDArray[np.uint8]:
         data, offsets = arrow.strings(array)

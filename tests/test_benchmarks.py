@@ -257,3 +257,24 @@ def test_growth(tmp_path: Path) -> None:
     assert tables["lines"][1]["rounds"][0]["tokens"] == 5000
     assert all(each["speed"] > 0 for rows in tables.values() for row in rows for each in row["rounds"])
     assert "bytes a word" in ran.stdout
+
+
+def test_memory(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "memory.py"),
+        "--tokens",
+        "200_000",
+        "--vocabulary",
+        "2000",
+        "--dim",
+        "8",
+    ]
+    command += ["--limit", "2000", "--rounds", "1", "--folder", str(tmp_path), "--json", str(tmp_path / "out.json")]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    (measured,) = json.loads((tmp_path / "out.json").read_text())["rounds"]
+    assert list(measured) == ["memory", "disk", "again"]
+    assert all(row["words_per_second"] > 0 and row["anonymous_mb"] > 20 for row in measured.values())
+    assert "limited, encoded to disk" in ran.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]

@@ -486,6 +486,18 @@ def test_several_files_compressed_or_not(result: Result, folder: Path, main: Cal
     assert (folder / "out" / "embedding.pt").read_bytes() == result.bytes
 
 
+def test_a_folder_a_glob_and_a_cache(result: Result, folder: Path, main: Callable[..., int], capsys: Any) -> None:
+    (folder / "parts").mkdir()
+    (folder / "parts" / "a.gz").write_bytes(gzip.compress("\n".join(LINES[:100]).encode()))
+    (folder / "parts" / "b.txt").write_text("\n".join(LINES[100:]))
+    for corpus, verb in (("parts", "kept"), ("parts/?.*", "using")):
+        assert main(corpus, *SMALL, "--cache-dir", "cache", "--overwrite") == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[0] == f"{corpus}: 2 files"
+        assert any(line.startswith(f"{verb} the encoded corpus") for line in lines)
+        assert (folder / "out" / "embedding.pt").read_bytes() == result.bytes
+
+
 def test_read_vocab(result: Result, folder: Path, main: Callable[..., int]) -> None:
     assert main("corpus.txt", *SMALL, "--read-vocab", result.folder / "words.txt", "--out", "a") == 0
     assert main("corpus.txt", *SMALL, "--read-vocab", result.out / "vocab.tsv", "--out", "b") == 0
