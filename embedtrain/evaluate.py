@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -16,37 +16,11 @@ from embedtrain.cli import run_command
 from embedtrain.errors import EmbedtrainError
 from embedtrain.progress import Progress
 from embedtrain.reading import ReadOptions, read_with
-from embedtrain.testsets import read_test_sets
+from embedtrain.testsets import TestSets
 
 if TYPE_CHECKING:
     from embedtrain.embeddings import Embeddings
     from embedtrain.evaluation import Accuracy, Correlation, Evaluation, Similarity
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TestSets:
-    """What to measure, and how words are looked up; as in gensim's evaluate_word_pairs and evaluate_word_analogies."""
-
-    __test__ = False  # for pytest
-
-    pairs: tuple[Path, ...] = ()
-    """Files of human similarity judgements: WordSim-353, SimLex-999, MEN and others; word, word and score a line."""
-    analogies: tuple[Path, ...] = ()
-    """Files of analogies: Google's questions-words.txt, MSR and others; four words a line."""
-    restrict_vocab: int = 300_000
-    """Look up and answer with this many of the most frequent words only."""
-    case_insensitive: bool = True
-    """Compare words in upper case; of the variants of a word the most frequent one is taken."""
-    dummy4unknown: bool = False
-    """Count questions with unknown words as wrong, and their similarity as 0, instead of leaving them out."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that make no sense.
-
-        :raises EmbedtrainError: naming the option and what is allowed.
-        """
-        if self.restrict_vocab < 1:
-            raise EmbedtrainError(f"restrict-vocab must be at least 1, not {self.restrict_vocab}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,7 +64,7 @@ def run(options: Evaluate) -> dict[str, Evaluation]:
 
     :raises EmbedtrainError: if a model or a test set cannot be read, or a result cannot be written.
     """
-    pairs, analogies = read_test_sets(options.pairs, options.analogies)
+    pairs, analogies = options.read()
     if options.card and (others := [str(model) for model in options.models if not is_result(model)]):
         raise EmbedtrainError(f"{others[0]} has no model card: it is not an embedtrain folder; leave out --card")
     from embedtrain.evaluation import evaluate  # not at the top: torch takes a second to import
@@ -98,15 +72,10 @@ def run(options: Evaluate) -> dict[str, Evaluation]:
     results = {}
     for name, model in zip(names(options.models), options.models, strict=True):
         embeddings = read_model(model, options.restrict_vocab)
-        results[name] = evaluate(embeddings, pairs, analogies, **lookup(options))
+        results[name] = evaluate(embeddings, pairs, analogies, **options.lookup())
         if options.card:
             add_evaluation(model, results[name].to_dict())
     return results
-
-
-def lookup(options: TestSets) -> dict[str, Any]:
-    """Return the options that say how words are looked up, for :class:`embedtrain.evaluation.Evaluator`."""
-    return {name: getattr(options, name) for name in ("restrict_vocab", "case_insensitive", "dummy4unknown")}
 
 
 def names(models: Sequence[Path]) -> list[str]:

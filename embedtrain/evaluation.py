@@ -22,14 +22,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from embedtrain.testsets import Analogies, Pairs
+from embedtrain.testsets import Analogies, Pairs, TestSets
 from embedtrain.vocabulary import PAD, UNK
 
 if TYPE_CHECKING:
     from embedtrain.embeddings import Embeddings
 
-RESTRICT_VOCAB = 300_000
-"""How many of the most frequent words take part, as in gensim."""
 # The ε of 3CosMul, as in gensim (Levy and Goldberg took 1e-3).
 _EPSILON = 1e-6
 # Candidates and questions compared at once: their scores, 2 MB, stay in the caches.
@@ -99,6 +97,11 @@ class Evaluation:
         """Return the same as JSON values."""
         return dataclasses.asdict(self)
 
+    def scores(self) -> dict[str, float]:
+        """Return one number per test set: Spearman's correlation, or the share of analogies solved by 3CosAdd."""
+        scores = {name: found.spearman.value for name, found in self.pairs.items() if found.spearman is not None}
+        return scores | {name: found.total.add for name, found in self.analogies.items() if found.total.add is not None}
+
 
 class Evaluator:
     """Evaluates tables that have the same words, during training for instance; words are looked up once.
@@ -120,9 +123,9 @@ class Evaluator:
         pairs: Sequence[Pairs] = (),
         analogies: Sequence[Analogies] = (),
         *,
-        restrict_vocab: int = RESTRICT_VOCAB,
-        case_insensitive: bool = True,
-        dummy4unknown: bool = False,
+        restrict_vocab: int = TestSets.restrict_vocab,
+        case_insensitive: bool = TestSets.case_insensitive,
+        dummy4unknown: bool = TestSets.dummy4unknown,
     ) -> None:
         self._rows = rows[:restrict_vocab]
         self._settings = (restrict_vocab, case_insensitive, dummy4unknown)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import io
+import math
 import os
 import shlex
 import shutil
@@ -17,8 +19,11 @@ import tyro
 
 from embedtrain.checkpoint import CHECKPOINTS, OutputFolder
 from embedtrain.errors import EmbedtrainError
+from embedtrain.examination import Examination
 from embedtrain.formats import Export, check_export
 from embedtrain.progress import Progress
+from embedtrain.tensorboard import Board
+from embedtrain.testsets import TestSets
 from embedtrain.training_state import EVERY, Checkpoints, Diverged, Saved, newest
 from embedtrain.vocabulary import PAD, UNK
 from embedtrain.word2vec import Word2Vec
@@ -32,7 +37,7 @@ _BUILT_IN: dict[str, Any] = {"epochs": 40, "alpha": 0.05}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Fit(Word2Vec):
+class Fit(Word2Vec, TestSets):
     """Train word2vec embeddings on text and write them as a PyTorch checkpoint.
 
     In the corpus a sentence is a line, and words are what white space separates.
@@ -52,6 +57,25 @@ class Fit(Word2Vec):
     """Write this format as well: embedding.npy; safetensors with tokenizer.json (sentence-transformers, model2vec); word2vec text or binary; GloVe text. May be given several times."""  # noqa: E501
     save_vocab: Path | None = None
     """Write the words and their counts to this file ("word count" a line)."""
+    evaluate_every: float | None = None
+    """With pairs or analogies: evaluate every so many epochs (0.5 is twice in an epoch); without, at the end only."""
+    tensorboard: Path | None = None
+    """Write loss, rate, words/s and evaluations for TensorBoard into this folder."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense.
+
+        :raises EmbedtrainError: naming the option and what is allowed.
+        """
+        Word2Vec.__post_init__(self)
+        TestSets.__post_init__(self)
+        if self.evaluate_every is not None:
+            if not (math.isfinite(self.evaluate_every) and self.evaluate_every > 0):
+                raise EmbedtrainError(f"evaluate-every must be a number of epochs above 0, not {self.evaluate_every}")
+            if not self.pairs and not self.analogies:
+                raise EmbedtrainError("evaluate-every needs test sets; name them (--pairs FILE…, --analogies FILE…)")
+        if self.tensorboard is not None and importlib.util.find_spec("tensorboard") is None:
+            raise EmbedtrainError("tensorboard is not installed; install it (pip install tensorboard), or leave it out")
 
 
 def parse(arguments: Sequence[str] | None = None, saved: Saved | None = None) -> Fit:
@@ -94,11 +118,13 @@ def spell(options: Fit) -> list[str]:
         name, value = field.name.replace("_", "-"), getattr(options, field.name)
         if isinstance(value, bool):
             arguments.append(f"--{name}" if value else f"--no-{name}")
+        elif field.name in ("pairs", "analogies"):
+            arguments += [f"--{name}", *map(str, value)] if value else []
         elif isinstance(value, tuple):
             arguments += [f"--{name}={each}" for each in value]
         elif value is not None:
             arguments.append(f"--{name}={value}")
-    return [*arguments, *map(str, options.corpus)]
+    return [*map(str, options.corpus), *arguments]
 
 
 def run(options: Fit, saved: Saved | None = None) -> Embeddings:
@@ -114,13 +140,21 @@ def run(options: Fit, saved: Saved | None = None) -> Embeddings:
         if not options.corpus:
             raise EmbedtrainError(f"no checkpoint in {options.out / CHECKPOINTS} to go on from; name the corpus")
         progress.note(f"no checkpoint in {options.out / CHECKPOINTS}: starting from the beginning")
+    examination = None
+    if options.pairs or options.analogies:
+        examination = Examination(options, options.evaluate_every, progress.note)
     with (
         OutputFolder(options.out, overwrite=options.overwrite or saved is not None) as output,
         Checkpoints(
             output.checkpoints, every=options.checkpoint_every, saved=saved, arguments=spell(options),
             note=progress.note,
         ) as checkpoints,
+        Board(options.tensorboard, 0 if saved is None else saved.state.position) as board,
     ):  # fmt: skip
+
+        def on_report(report: dict[str, Any]) -> None:
+            output.log(report)
+            board.log(report)
 
         def on_corpus(corpus: Corpus) -> None:
             words = corpus.vocabulary.words
@@ -139,8 +173,9 @@ def run(options: Fit, saved: Saved | None = None) -> Embeddings:
             corpus = stdlib_docs.sentences()
         try:
             embeddings = options.fit(
-                corpus, progress=progress, on_corpus=on_corpus, on_report=output.log, checkpoints=checkpoints
-            )
+                corpus, progress=progress, on_corpus=on_corpus, on_report=on_report, checkpoints=checkpoints,
+                examination=examination,
+            )  # fmt: skip
             output.commit(embeddings, tuple(dict.fromkeys(options.export)), checkpoints.last)
         except Diverged:  # would again
             raise

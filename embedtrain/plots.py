@@ -70,7 +70,8 @@ class _Panel:
 def curve(metrics: Sequence[Mapping[str, Any]]) -> str | None:
     """Draw the loss, and what was evaluated during training, over the epochs; None if there is nothing to draw.
 
-    :param metrics: the reports of the training run, with ``position``, ``epoch``, ``loss`` and perhaps ``evaluation``.
+    :param metrics: the reports of the training run, with ``position``, ``epoch``, ``loss`` and perhaps ``evaluation``,
+        a number per test set.
     """
     reports = [report for report in metrics if report.get("position") and report.get("epoch")]
     if not reports:
@@ -83,7 +84,7 @@ def curve(metrics: Sequence[Mapping[str, Any]]) -> str | None:
     ]
     scores: dict[str, list[tuple[float, float]]] = {}
     for report in reports:
-        for name, score in main_scores(report.get("evaluation") or {}).items():
+        for name, score in (report.get("evaluation") or {}).items():
             scores.setdefault(name, []).append((report["position"] / epoch, score))
     scores = {name: points for name, points in scores.items() if len(points) > 1}
     if len(losses) < 2:
@@ -106,16 +107,6 @@ def frequencies(words: Sequence[str], counts: npt.NDArray[np.int64]) -> str | No
     marks = [(float(rank), float(counts[order[rank - 1]]), words[order[rank - 1]]) for rank in marked]
     panel = _Panel("How often words occur", "rank of the word", {"words": points}, log=True, marks=marks)
     return _draw([panel], "Word frequencies")
-
-
-def main_scores(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """Return one number per test set: Spearman's correlation, or the share of analogies solved by 3CosAdd.
-
-    :param evaluation: :meth:`embedtrain.evaluation.Evaluation.to_dict`.
-    """
-    scores = {name: (found["spearman"] or {}).get("value") for name, found in evaluation.get("pairs", {}).items()}
-    scores |= {name: found["total"]["add"] for name, found in evaluation.get("analogies", {}).items()}
-    return {name: score for name, score in scores.items() if score is not None}
 
 
 def _draw(panels: Sequence[_Panel], name: str) -> str:

@@ -51,6 +51,7 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._quiet = quiet
         self._display: _Display | None = None
+        self._aside = 0.0
 
     def note(self, line: str) -> None:
         """Print a line of information, above the bar if there is one."""
@@ -112,6 +113,13 @@ class Progress:
         self.note(f"{did} in {_now() - start:.1f} s")
 
     @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Do something during the training that is no part of it: its time does not count."""
+        start = _now()
+        yield
+        self._aside += _now() - start
+
+    @contextmanager
     def training(self, total_positions: int, epochs: int, first_position: int = 0) -> Iterator[TrainingUpdate]:
         """Show the training.
 
@@ -123,6 +131,7 @@ class Progress:
         start = latest_at = _now()
         done = first_position
         final_loss = smoothed = math.nan
+        self._aside = 0.0
         with self._pass() as display:
 
             def update(position: int, *, loss: float, rate: float, words_per_second: float) -> None:
@@ -139,7 +148,7 @@ class Progress:
                 display.show(f"epoch {epoch}/{epochs}", position, total_positions, figures)
 
             yield update
-        seconds = _now() - start
+        seconds = _now() - start - self._aside
         speed = _count((done - first_position) / max(seconds, 1e-9))
         what = f"the rest of {epochs} epochs" if first_position else f"{epochs} epochs"
         self.note(f"trained {what} in {seconds:.1f} s, {speed} words/s, final loss {final_loss:.3f}")

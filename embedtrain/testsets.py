@@ -15,10 +15,11 @@ Lines that start with ``#`` and blank ones are passed over; any other line that 
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from embedtrain.errors import EmbedtrainError
 from embedtrain.wanted import read_text
@@ -46,6 +47,47 @@ class Analogies:
     sections: dict[str, list[Question]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TestSets:
+    """What to measure, and how words are looked up; as in gensim's evaluate_word_pairs and evaluate_word_analogies."""
+
+    __test__ = False  # for pytest
+
+    pairs: tuple[Path, ...] = ()
+    """Files of human similarity judgements: WordSim-353, SimLex-999, MEN and others; word, word and score a line."""
+    analogies: tuple[Path, ...] = ()
+    """Files of analogies: Google's questions-words.txt, MSR and others; four words a line."""
+    restrict_vocab: int = 300_000
+    """Look up and answer with this many of the most frequent words only."""
+    case_insensitive: bool = True
+    """Compare words in upper case; of the variants of a word the most frequent one is taken."""
+    dummy4unknown: bool = False
+    """Count questions with unknown words as wrong, and their similarity as 0, instead of leaving them out."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense.
+
+        :raises EmbedtrainError: naming the option and what is allowed.
+        """
+        if self.restrict_vocab < 1:
+            raise EmbedtrainError(f"restrict-vocab must be at least 1, not {self.restrict_vocab}")
+
+    def read(self) -> tuple[list[Pairs], list[Analogies]]:
+        """Read the files, which must have different names: results are told apart by them.
+
+        :raises EmbedtrainError: if two have the same name, or one cannot be read.
+        """
+        first: dict[str, Path] = {}
+        for path in (*self.pairs, *self.analogies):
+            if (other := first.setdefault(path.stem, path)) is not path:
+                raise EmbedtrainError(f"{other} and {path} have the same name; leave out or rename one of them")
+        return [read_pairs(path) for path in self.pairs], [read_analogies(path) for path in self.analogies]
+
+    def lookup(self) -> dict[str, Any]:
+        """Return the options that say how words are looked up, for :class:`embedtrain.evaluation.Evaluator`."""
+        return {name: getattr(self, name) for name in ("restrict_vocab", "case_insensitive", "dummy4unknown")}
+
+
 def read_pairs(path: Path) -> Pairs:
     """Read a file of similarity judgements.
 
@@ -58,10 +100,10 @@ def read_pairs(path: Path) -> Pairs:
     separator = next((mark for mark in "\t,;" if all(mark in line for _, line in lines)), None)
     rows = [(number, [field.strip() for field in line.split(separator)]) for number, line in lines]
     _, sample = rows[min(1, len(rows) - 1)]
-    column = next((index for index, field in enumerate(sample) if index >= 2 and _NUMBER.fullmatch(field)), 2)
+    column = next((index for index, field in enumerate(sample) if index >= 2 and _is_number(field)), 2)
     pairs: list[tuple[str, str, float]] = []
     for place, (number, fields) in enumerate(rows):
-        if len(fields) > column and fields[0] and fields[1] and _NUMBER.fullmatch(fields[column]):
+        if len(fields) > column and fields[0] and fields[1] and _is_number(fields[column]):
             pairs.append((fields[0], fields[1], float(fields[column])))
         elif place > 0:
             raise EmbedtrainError(f"{path}: line {number}: not two words and a score: {_cut(lines[place][1])}")
@@ -92,19 +134,6 @@ def read_analogies(path: Path) -> Analogies:
     return Analogies(path.stem, sections)
 
 
-def read_test_sets(pairs: Sequence[Path], analogies: Sequence[Path]) -> tuple[list[Pairs], list[Analogies]]:
-    """Read several files, which must have different names: results are told apart by them.
-
-    :raises EmbedtrainError: if two have the same name, or one cannot be read.
-    """
-    for paths in (pairs, analogies):
-        first: dict[str, Path] = {}
-        for path in paths:
-            if (other := first.setdefault(path.stem, path)) is not path:
-                raise EmbedtrainError(f"{other} and {path} have the same name; leave out or rename one of them")
-    return [read_pairs(path) for path in pairs], [read_analogies(path) for path in analogies]
-
-
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Return the lines that say something, with their numbers."""
     lines = enumerate(read_text(path, "a test set").split("\n"), 1)
@@ -112,6 +141,10 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     if not said:
         raise EmbedtrainError(f"{path}: nothing in it")
     return said
+
+
+def _is_number(field: str) -> bool:
+    return _NUMBER.fullmatch(field) is not None and math.isfinite(float(field))
 
 
 def _cut(line: str) -> str:

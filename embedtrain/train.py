@@ -19,6 +19,8 @@ from embedtrain.corpus import Corpus
 from embedtrain.device import describe
 from embedtrain.embeddings import Embeddings
 from embedtrain.errors import EmbedtrainError
+from embedtrain.evaluation import Evaluation
+from embedtrain.examination import Examination
 from embedtrain.loop import Engine, Report, State, train_blocks
 from embedtrain.options import Options
 from embedtrain.progress import Progress
@@ -38,12 +40,15 @@ def train(
     log: Callable[[Report], None],
     device: str = "cpu",
     checkpoints: Checkpoints | None = None,
+    examination: Examination | None = None,
 ) -> Embeddings:
     """Train embeddings on an encoded corpus.
 
     :param log: called with each report, a line of metrics.jsonl.
     :param device: as :func:`embedtrain.device.resolve` gives it.
     :param checkpoints: where to save, and what to go on from.
+    :param examination: evaluates the input table at times; the scores are in the reports, the last evaluation in the
+        config of the result.
     :raises EmbedtrainError: if the tables do not fit into memory, training diverges, a checkpoint cannot be written, or
         that to go on from is of another corpus.
     """
@@ -73,6 +78,9 @@ def train(
     state = State() if checkpoints is None else checkpoints.begin(options, described, source)
     engine: Engine = (Threads if on_cpu else cuda.Gpu)(corpus, options, input, output, locked)
     keeper = checkpoints if checkpoints is not None and checkpoints.every else None
+    evaluation: Evaluation | None = None
+    if examination is not None:
+        examination.begin(corpus, epochs, state.position)
     with nullcontext() if keeper is None else keeper.signals:
         if state.position < size * epochs:
             with progress.training(size * epochs, epochs, state.position) as update:
@@ -84,6 +92,11 @@ def train(
                         words_per_second=report["words_per_second"],
                     )
                     if finished:
+                        if examination is not None and examination.due(report["position"]):
+                            with progress.aside():
+                                engine.synchronise()
+                                evaluation = examination.examine(input, report["position"])
+                            report["evaluation"] = evaluation.scores()
                         log(report)
         require_finite("input", input, options.to_dict())
         require_finite("output", output, options.to_dict())
@@ -113,6 +126,10 @@ def train(
             "python": platform.python_version(),
         },
     }
+    if examination is not None:
+        if evaluation is None:  # there was nothing left to train
+            evaluation = examination.examine(input, state.position)
+        config["evaluation"] = evaluation.to_dict()
     if source is not None:
         config["init_from"] = dict(source)
     assemble = _by_word if corpus.tokenizer_json is None else _by_token_id

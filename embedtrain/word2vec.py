@@ -20,6 +20,7 @@ from embedtrain.progress import Progress
 if TYPE_CHECKING:
     from embedtrain.corpus import Corpus
     from embedtrain.embeddings import Embeddings
+    from embedtrain.examination import Examination
     from embedtrain.training_state import Checkpoints
 
 # Bytes read before torch is imported beside the reading. What is less is read, or refused, before that would help.
@@ -43,6 +44,7 @@ class Word2Vec(Options):
         on_corpus: Callable[[Corpus], None] = lambda corpus: None,
         on_report: Callable[[dict[str, Any]], None] = lambda report: None,
         checkpoints: Checkpoints | None = None,
+        examination: Examination | None = None,
     ) -> Embeddings:
         """Read the corpus once and train on it.
 
@@ -55,6 +57,7 @@ class Word2Vec(Options):
         :param on_report: called about a hundred times during training, with position, epoch, loss, rate and
             words_per_second.
         :param checkpoints: where to save the training at times, and what to go on from; by default nothing is saved.
+        :param examination: what evaluates the embeddings at times; the scores are in the reports.
         :raises EmbedtrainError: what is wrong with the corpus or the machine, and what to do.
         """
         chosen = device.resolve(self.device, self.negative)
@@ -89,7 +92,7 @@ class Word2Vec(Options):
 
         if chosen != "cpu":
             progress.note(f"training on {device.describe(chosen)}")
-        return train(encoded, self, progress, on_report, chosen, checkpoints)
+        return train(encoded, self, progress, on_report, chosen, checkpoints, examination)
 
 
 @contextmanager

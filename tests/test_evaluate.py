@@ -19,7 +19,7 @@ from embedtrain import evaluation
 from embedtrain.embeddings import Embeddings
 from embedtrain.errors import EmbedtrainError
 from embedtrain.evaluation import Evaluator, ranked_rows
-from embedtrain.testsets import Analogies, Pairs, read_analogies, read_pairs, read_test_sets
+from embedtrain.testsets import Analogies, Pairs, TestSets, read_analogies, read_pairs
 
 WORDSIM = "# The WordSimilarity-353 Test Collection\n# with comments\nlove\tsex\t6.77\ntiger\tcat\t7.35\n"
 WORDSIM_CSV = "Word 1,Word 2,Human (mean)\nlove,sex,6.77\ntiger,cat,7.35\n"
@@ -350,7 +350,7 @@ def test_two_sets_may_not_have_the_same_name(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "p.txt").write_text("a b c d\n")
     with pytest.raises(EmbedtrainError, match="have the same name"):
-        read_test_sets([], [tmp_path / "a/p.txt", tmp_path / "b/p.txt"])
+        TestSets(pairs=(tmp_path / "a/p.txt",), analogies=(tmp_path / "b/p.txt",)).read()
 
 
 def test_help_does_not_import_torch() -> None:
