@@ -1,5 +1,6 @@
 # make fit                train on the built-in corpus, or on CORPUS=my.txt
 # make test               everything that CI runs
+# make browser            install Chromium (Debian), in which the tests of the map run; without one they are skipped
 # make benchmark          compare with gensim; see benchmarks/README.md
 # make registers          registers, stack, spills and shared memory of the CUDA kernels
 # Both of the first set up what they need in .venv on a fresh machine with Python >= 3.10 and a C++ compiler.
@@ -15,7 +16,7 @@ SOURCES = $(shell find csrc tests/cuda -type f) $(wildcard benchmarks/*.cu)
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CORE = pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f)
 
-.PHONY: fit test lint format pytest sanitize benchmark registers clean
+.PHONY: fit test browser lint format pytest sanitize benchmark registers clean
 
 fit: $(VENV)/fit
 	$(BIN)/python -m embedtrain.fit $(CORPUS) --out $(OUT) $(ARGS)
@@ -32,6 +33,10 @@ $(VENV)/test: $(CORE)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e '.[test,zstd]'
 	touch $@ $(VENV)/fit
+
+browser:
+	command -v chromium || command -v google-chrome || \
+	  { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium fonts-noto-core; }
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .

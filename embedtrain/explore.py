@@ -29,6 +29,7 @@ import tyro
 from embedtrain import __version__
 from embedtrain.cli import run_command
 from embedtrain.errors import EmbedtrainError
+from embedtrain.files import explained
 from embedtrain.options import _require_int
 from embedtrain.progress import Progress
 
@@ -47,13 +48,10 @@ _ONLY_LISTED = 200  # words that only one of two models has
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Explore:
-    """Write a page that shows the words of a model as a map: one HTML file, to open in a browser and to share.
-
-    Reads the folder of a training run, or vectors in any format that python -m embedtrain.convert reads.
-    """
+    """Write a page that shows the words of a model as a map: one HTML file, to open in a browser and to share."""
 
     source: tyro.conf.Positional[Path]
-    """Folder or file of vectors."""
+    """Folder or file of vectors, in any format that embedtrain.convert reads without further options."""
     compare: Path | None = None
     """Another model: the page shows which words have other neighbours there."""
     out: Path = Path("explore.html")
@@ -239,14 +237,14 @@ def run(options: Explore) -> int:
     """
     _check_target(options.out, options.overwrite)
     from embedtrain import wordmap
-    from embedtrain.reading import read
+    from embedtrain.evaluate import read_model
 
     wordmap.require_libraries()
     progress = Progress(quiet=sys.stderr is None)
     paths = [path for path in (options.source, options.compare) if path is not None]
     models = []
     for path, name in zip(paths, _names(options.source, options.compare), strict=True):
-        models.append(usable(read(path, special_rows=False, progress=progress), name, progress))
+        models.append(usable(read_model(path), name, progress))
         if len(models[-1].words) < 2:
             raise EmbedtrainError(f"{path}: a map needs at least 2 words with a vector, and there are not so many")
     text = page(*models, max_vocab=options.max_vocab, seed=options.seed, progress=progress)
@@ -266,11 +264,10 @@ def _check_target(target: Path, overwrite: bool) -> None:
 def _write(target: Path, text: str, overwrite: bool) -> None:
     unfinished = target.with_name(f"{target.name}.partial-{secrets.token_hex(4)}")
     try:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
-        _check_target(target, overwrite)  # again: it took a while
-        unfinished.replace(target)
-    except OSError as error:
-        raise EmbedtrainError(f"{target} cannot be written ({error.strerror})") from error
+        with explained(str(target)):
+            unfinished.write_text(text, encoding="utf-8", newline="\n")
+            _check_target(target, overwrite)  # again: it took a while
+            unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
 

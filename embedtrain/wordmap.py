@@ -27,7 +27,7 @@ COMPARED = 1000
 GROUPS = 12
 """Groups of words; as many colours can be told apart."""
 ITERATIONS = 750
-"""Steps of t-SNE: 250 that form the clusters, 500 that lay them out."""
+"""Steps of t-SNE: a third that forms the clusters, the others lay them out."""
 
 _SMALL = 8  # words; t-SNE needs a few
 _LARGE = 4000  # words, for which threads are worth their while
@@ -131,6 +131,8 @@ def lay_out(
     # On rows of length 1, the square of the Euclidean distance is 2 - 2 · cosine.
     distances = np.sqrt(np.maximum(2 - 2 * neighbours.cosine.astype(np.float64), 0))
     index = PrecomputedNeighbors(neighbours.rows.astype(np.int64), distances)
+    # Exaggeration forms clusters out of anything, but forgets where they were.
+    early = ITERATIONS // 3 if start is None else 0
     threads = -1 if len(unit) >= _LARGE else 1
     done = 0
 
@@ -144,9 +146,8 @@ def lay_out(
         random_state=seed,
         callbacks=[report],
         callbacks_every_iters=10,
-        # Exaggeration forms clusters out of anything, but forgets where they were.
-        early_exaggeration_iter=250 if start is None else 0,
-        n_iter=ITERATIONS - (250 if start is None else 0),
+        early_exaggeration_iter=early,
+        n_iter=ITERATIONS - early,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the library deprecates in others is none of the user's

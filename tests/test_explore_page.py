@@ -13,7 +13,7 @@ import torch
 from test_explore import HOSTILE
 
 import embedtrain
-from embedtrain import explore
+from embedtrain import explore, wordmap
 from embedtrain.vocabulary import PAD, UNK
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser is driven with playwright")
@@ -67,14 +67,16 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     # A folder of embedtrain cannot hold a word with a line break or a zero byte; none of these is one.
     model(0, [word for word in HOSTILE if "\x00" not in word]).save(folder / "hostile")
     made = {}
-    for name, arguments in (
-        ("one", ["first"]),
-        ("hostile", ["hostile"]),
-        ("two", ["first", "--compare", str(folder / "second")]),
-    ):
-        out = folder / f"{name}.html"
-        assert explore.main([str(folder / arguments[0]), *arguments[1:], "--out", str(out)]) == 0
-        made[name] = out.as_uri()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wordmap, "ITERATIONS", 90)  # a rough map will do
+        for name, arguments in (
+            ("one", ["first"]),
+            ("hostile", ["hostile"]),
+            ("two", ["first", "--compare", str(folder / "second")]),
+        ):
+            out = folder / f"{name}.html"
+            assert explore.main([str(folder / arguments[0]), *arguments[1:], "--out", str(out)]) == 0
+            made[name] = out.as_uri()
     return made
 
 
@@ -313,7 +315,7 @@ def test_colours(open_page: Any) -> None:
     page.locator("#legend .groups button").first.click()
     wait(page, "Boolean(page.map.lit)")
     page.get_by_role("radio", name="Frequency").click()
-    assert page.evaluate("page.map.lit === null")
+    wait(page, "page.map.lit === null")
     assert page.locator("#legend .ends").inner_text().split() == ["99×", "60,000×"]
     levels = page.evaluate("[...page.map.colourOf]")
     assert levels[0] == max(levels) == 15
