@@ -22,7 +22,7 @@ _POOL = 50
 
 
 class Classifier(nn.Module):
-    """Embedding, bidirectional LSTM, the maximum of its outputs over the text, linear layer.
+    """Embedding, bidirectional LSTM, maximum and mean of its outputs over the text, linear layer.
 
     Padding has no part in the result, as if the sequences were packed. They are not: on the CPU the backward pass of a
     packed sequence of texts of different lengths takes time with the square of the length, because it adds a gradient
@@ -42,7 +42,7 @@ class Classifier(nn.Module):
         self.forwards = nn.LSTM(dim, hidden, batch_first=True)
         self.backwards = nn.LSTM(dim, hidden, batch_first=True)
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(2 * hidden, labels)
+        self.linear = nn.Linear(4 * hidden, labels)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Return the logits (B, C) of texts.
@@ -58,7 +58,10 @@ class Classifier(nn.Module):
         mirrored = torch.where(inside, lengths.unsqueeze(1) - 1 - at, at)
         turned = embedded.gather(1, mirrored.unsqueeze(2).expand_as(embedded))
         outputs = torch.cat([self.forwards(embedded)[0], self.backwards(turned)[0]], dim=2)  # (B, L, 2 H)
-        pooled = outputs.masked_fill(~inside.unsqueeze(2), -torch.inf).amax(dim=1)
+        outside = ~inside.unsqueeze(2)
+        largest = outputs.masked_fill(outside, -torch.inf).amax(dim=1)
+        mean = outputs.masked_fill(outside, 0.0).sum(dim=1) / lengths.unsqueeze(1)
+        pooled = torch.cat([largest, mean], dim=1)  # (B, 4 H)
         logits: Tensor = self.linear(self.dropout(pooled))
         return logits
 

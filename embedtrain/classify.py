@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from embedtrain.embeddings import Embeddings
 
 _PREDICT_AT_ONCE = 1024
-_FEWEST_EPOCHS, _FEWEST_STEPS = 3, 400
+_FEWEST_EPOCHS, _FEWEST_STEPS = 3, 200
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class Classify:
     max_length: int = 400
     """Longer texts are cut to so many tokens."""
     epochs: int | None = None
-    """Passes over the texts, at most; None: 3, or more if they are few, as many as make 400 steps."""
+    """Passes over the texts, at most; None: 3, or more if they are few, as many as make 200 steps."""
     patience: int = 10
     """Stop after so many epochs in which the held-out texts got no better."""
     batch_size: int = 64

@@ -191,7 +191,15 @@ for step in range(10):
     model(ids).sum().backward()
     optimizer.step()
 torch.save(layer.state_dict(), f"{sys.argv[2]}/rank{rank}.pt")
-del model  # its reducer holds the group
+layer.unfreeze()
+again = DistributedDataParallel(model.module)
+del model
+for step in range(5):  # the same optimizer
+    optimizer.zero_grad()
+    again(torch.arange(2 + rank, 7)).sum().backward()
+    optimizer.step()
+torch.save(layer.state_dict(), f"{sys.argv[2]}/unfrozen{rank}.pt")
+del again  # its reducer holds the group
 dist.barrier()  # gloo may abort a process whose peer is gone already
 dist.destroy_process_group()
 """
@@ -208,6 +216,10 @@ def test_distributed(embeddings: Embeddings, tmp_path: Path) -> None:
     assert torch.equal(first, second)
     assert torch.equal(first[:5], embeddings.weight[:5])
     assert (first[5:] != embeddings.weight[5:]).all()
+    unfrozen, other = (torch.load(tmp_path / f"unfrozen{rank}.pt")["weight"] for rank in range(2))
+    assert torch.equal(unfrozen, other)
+    assert (unfrozen[2:] != first[2:]).all()
+    assert not unfrozen[0].any()  # the padding
 
 
 # ---- Vocab
