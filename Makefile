@@ -14,6 +14,8 @@ ARGS ?=
 BIN = $(VENV)/bin
 SOURCES = $(shell find csrc tests/cuda -type f) $(wildcard benchmarks/*.cu)
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# As many tests at once as there are processors.
+PARALLEL = -n logical --dist worksteal
 CORE = pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f)
 
 .PHONY: fit test browser lint format pytest sanitize benchmark registers clean
@@ -50,7 +52,7 @@ format: $(VENV)/test
 	$(BIN)/clang-format -i $(SOURCES)
 
 pytest: $(VENV)/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # The native tests once more, over a core built with the address and undefined-behaviour sanitizers.
 SANITIZED = build/sanitized
@@ -58,7 +60,7 @@ sanitize: $(VENV)/test
 	PATH=$(abspath $(BIN)):$$PATH EMBEDTRAIN_CUDA=off EMBEDTRAIN_SANITIZE=address,undefined \
 	  $(BIN)/python setup.py --quiet build --build-lib $(SANITIZED)
 	EMBEDTRAIN_SANITIZE=address,undefined LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) $(BIN)/pytest -m native
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) $(BIN)/pytest -m native $(PARALLEL)
 
 benchmark: $(VENV)/test
 	$(PIP) -e '.[benchmark]'
