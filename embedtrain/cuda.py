@@ -293,7 +293,7 @@ def _explained(device: torch.device, what: str) -> Iterator[None]:
             raise
         reason = str(error).splitlines()[0]
         raise EmbedtrainError(
-            f"{device} failed during {what}: {reason}; nothing was written. See nvidia-smi and dmesg, then run again, "
+            f"{device} failed during {what}: {reason}; see nvidia-smi and dmesg, then run again, "
             "or train with --device cpu"
         ) from error
 

@@ -344,7 +344,7 @@ draw = random.Random(int(sys.argv[1]))
 partial, result = "out/checkpoints/*.partial", "out.partial-*/embedding.pt"
 killed = {"random": 0, partial: 0, result: 0}
 for attempt in range(1000):
-    when = ("random", partial, "random", partial, result)[attempt % 5] if attempt < 30 else None
+    when = ("random", partial, "random", partial, result)[attempt % 5] if attempt < 20 else None
     child = start([*sys.argv[2:], "--resume", "--checkpoint-every=1tokens"])
     deadline = time.monotonic() + (draw.uniform(0, 0.15) if when == "random" else 60)
     if when == partial:
@@ -447,13 +447,14 @@ Main = Callable[..., tuple[int, list[str]]]
 def left(main: Main, monkeypatch: pytest.MonkeyPatch) -> Main:
     """Run the command, interrupted after 2,000 tokens of 12,000."""
 
-    def call(*arguments: object, number: signal.Signals = signal.SIGINT) -> tuple[int, list[str]]:
+    def call(*arguments: object, number: signal.Signals = signal.SIGINT, times: int = 1) -> tuple[int, list[str]]:
         log = OutputFolder.log
 
         def interrupt(output: OutputFolder, report: Report) -> None:
             log(output, report)
             if report["position"] == 2000:
-                signal.raise_signal(number)
+                for _ in range(times):
+                    signal.raise_signal(number)
 
         with monkeypatch.context() as patch:
             patch.setattr(OutputFolder, "log", interrupt)
@@ -479,6 +480,15 @@ def test_the_command_that_is_printed_goes_on(
     assert (folder / "my out/embedding.pt").read_bytes() == (folder / "whole/embedding.pt").read_bytes()
     assert (folder / "my out/embedding.npy").exists()
     assert {path.name for path in folder.iterdir()} == {"corpus.txt", "my out", "whole"}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_twice_is_at_once(folder: Path, left: Main, number: signal.Signals, code: int) -> None:
+    got, lines = left("corpus.txt", *SMALL, number=number, times=2)
+    assert got == code
+    assert lines[-1] == "embedtrain: interrupted; nothing was written" or number is signal.SIGTERM
+    assert not any("saved in" in line for line in lines)
+    assert {path.name for path in folder.iterdir()} == {"corpus.txt"}
 
 
 @pytest.mark.parametrize(
