@@ -29,7 +29,7 @@ ROWS = {"memory": "in memory", "disk": "limited, encoded to disk", "again": "lim
 
 
 def run(command: list[str], limit: float | None, log: Path) -> dict[str, float]:
-    """Run a training; returns seconds, and the most memory it had that is no page of a file (RssAnon), in MB.
+    """Run a training; returns its time, and the most memory it had that is no page of a file (RssAnon), in MB.
 
     :param limit: of RLIMIT_DATA, in MB.
     """
@@ -43,14 +43,18 @@ def run(command: list[str], limit: float | None, log: Path) -> dict[str, float]:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=output, preexec_fn=bound)
         status = Path(f"/proc/{process.pid}/status")
-        while process.poll() is None:
+        ended = 0
+        while not ended:
             lines = status.read_text().splitlines()
             anonymous = max([anonymous, *(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))])
             time.sleep(0.02)
+            ended, code, usage = os.wait4(process.pid, os.WNOHANG)
         seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(code)
     if process.returncode != 0:
         raise SystemExit(f"this command failed:\n{' '.join(command)}\n{log.read_text()[-2000:]}")
-    return {"seconds": seconds, "anonymous_mb": anonymous * 1024 / 1e6}
+    processors = usage.ru_utime + usage.ru_stime
+    return {"seconds": seconds, "cpu_seconds": processors, "anonymous_mb": anonymous * 1024 / 1e6}
 
 
 def forget(folder: Path) -> None:
@@ -93,14 +97,7 @@ def measure(corpus: Path, folder: Path, options: argparse.Namespace) -> dict[str
 
 def table(results: dict[str, Any]) -> str:
     rounds = results["rounds"]
-    head = [
-        "",
-        "training, M words/s",
-        "to in memory",
-        "whole run, s",
-        "anonymous memory, MB",
-        "less the two tables, MB",
-    ]
+    head = ["", "training, M words/s", "to in memory", "whole run, s", "CPU, s", "memory, MB", "less the tables, MB"]
     rows = [head]
     for row, name in ROWS.items():
         runs = [each[row] for each in rounds]
@@ -110,8 +107,9 @@ def table(results: dict[str, Any]) -> str:
 
         ratio = statistics.median(each[row]["words_per_second"] / each["memory"]["words_per_second"] for each in rounds)
         rest = of("anonymous_mb") - of("tables_mb")
-        speed = [f"{of('words_per_second') / 1e6:.2f}", f"{ratio:.2f}", f"{of('seconds'):.0f}"]
-        rows.append([name, *speed, f"{of('anonymous_mb'):.0f}", f"{rest:.0f}"])
+        times = [f"{of('seconds'):.0f}", f"{of('cpu_seconds'):.0f}"]
+        speed = [f"{of('words_per_second') / 1e6:.2f}", f"{ratio:.2f}"]
+        rows.append([name, *speed, *times, f"{of('anonymous_mb'):.0f}", f"{rest:.0f}"])
     size = rounds[0]["memory"]
     corpus = f"{results['text_mb']:,.0f} MB of text, {size['encoded_mb']:,.0f} MB encoded"
     tables = f"{size['tables_mb']:,.0f} MB"
