@@ -37,7 +37,7 @@ _BUILT_IN: dict[str, Any] = {"epochs": 40, "alpha": 0.05}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Fit(Word2Vec, TestSets):
+class Fit(TestSets, Word2Vec):
     """Train word2vec embeddings on text and write them as a PyTorch checkpoint.
 
     In the corpus a sentence is a line, and words are what white space separates.

@@ -54,15 +54,15 @@ class TestSets:
     __test__ = False  # for pytest
 
     pairs: tuple[Path, ...] = ()
-    """Files of human similarity judgements: WordSim-353, SimLex-999, MEN and others; word, word and score a line."""
+    """Test sets of human similarity judgements: WordSim-353, SimLex-999, MEN, …: word, word and score a line."""
     analogies: tuple[Path, ...] = ()
-    """Files of analogies: Google's questions-words.txt, MSR and others; four words a line."""
+    """Test sets of analogies: Google's questions-words.txt, MSR, …: four words a line."""
     restrict_vocab: int = 300_000
-    """Look up and answer with this many of the most frequent words only."""
+    """With test sets: only this many of the most frequent words take part."""
     case_insensitive: bool = True
-    """Compare words in upper case; of the variants of a word the most frequent one is taken."""
+    """With test sets: compare words in upper case; of the variants of a word the most frequent one is taken."""
     dummy4unknown: bool = False
-    """Count questions with unknown words as wrong, and their similarity as 0, instead of leaving them out."""
+    """With test sets: count what has unknown words as wrong, or as of similarity 0, instead of leaving it out."""
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense.

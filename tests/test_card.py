@@ -190,7 +190,7 @@ def test_the_curve_shows_loss_and_evaluations() -> None:
     assert [y for _, y in lines(svg)[0]] == sorted(y for _, y in lines(svg)[0])  # it falls: y is downwards
     assert "5" in texts(svg)  # epochs
     metrics[1]["loss"] = float("nan")
-    metrics[3]["evaluation"] = metrics[9]["evaluation"] = EVALUATION
+    metrics[3]["evaluation"] = metrics[9]["evaluation"] = {"wordsim353": 0.5, "questions-words": 0.3}
     svg = plots.curve(metrics)
     assert svg is not None
     assert {"wordsim353", "questions-words"} < set(texts(svg))

@@ -622,16 +622,17 @@ def test_help_has_every_option_with_text_and_default(capsys: Any, monkeypatch: p
         fit.main(["--help"])
     assert stopped.value.code == 0
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
-    options = re.findall(r" --([a-z-]+)(?=[ ,])", text.partition("-h, --help")[2])
+    options = re.findall(r" --([a-z0-9-]+)(?=[ ,])", text.partition("-h, --help")[2])
     positive = [name for name in options if not name.startswith("no-")]
     fields = dataclasses.fields(fit.Fit)
     assert positive == [field.name.replace("_", "-") for field in fields if field.name != "corpus"]
     parts = dict(
-        zip(positive, re.split(r" --(?!no-)[a-z-]+(?=[ ,])", text.partition("-h, --help")[2])[1:], strict=True)
+        zip(positive, re.split(r" --(?!no-)[a-z0-9-]+(?=[ ,])", text.partition("-h, --help")[2])[1:], strict=True)
     )
     defaults = fit.Fit()
     for name, part in parts.items():
         default = getattr(defaults, name.replace("-", "_"))
+        default = "" if default == () else default
         assert "(repeatable)" in part if name == "export" else f"(default: {default})" in part
         assert re.search(r"[A-Z].*\w.*\. \((default|repeatable)", part), f"--{name} has no help text"
     for word in ("occurrences", "centre", "Passes", "Threads", "share of the corpus"):
