@@ -142,7 +142,7 @@ def _made(config: Mapping[str, Any]) -> str:
 
 def _corpus(config: Mapping[str, Any]) -> str:
     corpus = config.get("corpus") or {}
-    facts = {name: value for name, value in corpus.items() if name != "sources"}
+    facts = _grouped({name: value for name, value in corpus.items() if name != "sources"})
     sources = {}
     for source in corpus.get("sources", ()):
         size = "unknown size" if source.get("size") is None else f"{source['size']:,} bytes"
@@ -156,7 +156,7 @@ def _results(embeddings: Embeddings) -> str:
     losses = [report["loss"] for report in embeddings.metrics if report.get("loss") is not None]
     if losses and not any("loss" in name for name in results):
         results["loss"] = losses[-1]
-    return _table("Measured", results) if results else ""
+    return _table("Measured", _grouped(results)) if results else ""
 
 
 def _neighbours(embeddings: Embeddings) -> str:
@@ -320,6 +320,15 @@ def _details(summary: str, text: str) -> str:
 def _table(heading: str, rows: Mapping[str, Any]) -> str:
     lines = [f"| {_code(name)} | {_cell(value)} |" for name, value in rows.items()]
     return "\n".join([f"| {heading} | |", "|---|---|", *lines])
+
+
+def _grouped(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Spell the whole numbers among some facts with commas."""
+    return {
+        name: _grouped(value) if isinstance(value, Mapping)
+        else f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+        for name, value in facts.items()
+    }  # fmt: skip
 
 
 def _cell(value: Any) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
+from pathlib import Path
 from typing import Any
 
 from embedtrain.errors import EmbedtrainError
@@ -78,6 +82,17 @@ def describe(device: str) -> str:
     if device == "cpu":
         return str(core.kernel_name())
     return f"{device}, {core.cuda_report()['devices'][_number(device)][0]}"
+
+
+def machine() -> str:
+    """Name the processor of this machine, its cores and architecture, as far as they are known."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except (OSError, ValueError):
+        found = None
+    name = found[1].strip() if found else platform.processor()
+    cores = os.cpu_count() or 1
+    return ", ".join(filter(None, (name, f"{cores} core{'s' if cores > 1 else ''}", platform.machine())))
 
 
 def resolve(device: str, negative: int = 1) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 import embedtrain
 from embedtrain import cuda, ops
 from embedtrain.corpus import Corpus
-from embedtrain.device import describe
+from embedtrain.device import describe, machine
 from embedtrain.embeddings import Embeddings
 from embedtrain.errors import EmbedtrainError
 from embedtrain.evaluation import Evaluation
@@ -117,7 +117,7 @@ def train(
             "words_per_second": round(size * epochs / max(state.seconds, 1e-9)),
             "training_seconds": round(state.seconds, 3),
             "kernel": describe(device),
-            "machine": platform.machine(),
+            "machine": machine(),
         },
         "versions": {
             "embedtrain": embedtrain.__version__,

@@ -21,7 +21,7 @@ from embedtrain.options import Options
 
 CONFIG: dict[str, Any] = {
     "options": Options(workers=2).to_dict(),
-    "corpus": {"sources": [{"name": "news.txt", "size": 1234567}, {"name": "-", "size": None}], "tokens_read": 99},
+    "corpus": {"sources": [{"name": "news.txt", "size": 1234567}, {"name": "-", "size": None}], "tokens_read": 1234567},
     "results": {"words_per_second": 1234567.0, "wall_seconds": 12.5},
     "versions": {"embedtrain": "0.1.0", "torch": "2.9"},
 }
@@ -73,6 +73,7 @@ def test_says_how_it_was_trained_and_what_was_measured() -> None:
     assert "| `-` | `unknown size` |" in card
     assert "| `wall_seconds` | 12.5 |" in card
     assert "| `loss` | 0.1875 |" in card
+    assert "| `tokens_read` | `1,234,567` |" in card
     assert "| `torch` | `2.9` |" in card
     assert "Row 0 is the padding token (zeros) and row 1 stands for unknown words." in card
 

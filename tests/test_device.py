@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -151,3 +152,18 @@ def test_core_that_is_not_built(
     assert "pip install" in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_names_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path: "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t: fpu\n")
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert device.machine() == "AMD EPYC, 2 cores, x86_64"
+
+    def fail(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    monkeypatch.setattr("platform.processor", lambda: "")
+    assert device.machine() == "1 core, x86_64"
