@@ -242,25 +242,33 @@ def _completer(words: list[str]) -> Callable[[str, int], str | None]:
 def run(options: Query) -> None:
     """Answer the query, or those that are typed or piped in.
 
-    :raises EmbedtrainError: for a query that cannot be answered; one that was typed is only complained about.
+    :raises EmbedtrainError: for a query that cannot be answered. One that was typed is only complained about; of
+        those that were piped in, the others are answered first.
     """
     words = read(options.model)
+    if options.query:
+        print(_spell(words.ask(" ".join(options.query), options.topn), options))
+        return
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    if terminal and not options.query:
+    if terminal:
         dim = words.vectors.shape[1]
         print(f"{len(words):,} words, {dim} numbers each. Try a word, a - b + c, a ~ b, or a, b, c. Ctrl-D ends.")
-    queries = [" ".join(options.query)] if options.query else prompt(words) if terminal else sys.stdin
-    for query in queries:
+    asked = unanswered = 0
+    for query in prompt(words) if terminal else sys.stdin:
         if not query.strip():
             continue
+        asked += 1
         try:
-            answer = words.ask(query, options.topn)
+            print(_spell(words.ask(query, options.topn), options), flush=True)
         except EmbedtrainError as error:
-            if not terminal or options.query:
-                raise
-            print(f"  {error}")
-            continue
-        print(answer.line() if options.json else answer.text(), flush=True)
+            unanswered += 1
+            print(f"  {error}" if terminal else f"embedtrain: {error}", file=sys.stdout if terminal else sys.stderr)
+    if unanswered and not terminal:
+        raise EmbedtrainError(f"{unanswered:,} of {asked:,} queries could not be answered")
+
+
+def _spell(answer: Answer, options: Query) -> str:
+    return answer.line() if options.json else answer.text()
 
 
 def parse(arguments: Sequence[str] | None = None) -> Query:

@@ -150,7 +150,11 @@ def test_answers_lines_of_a_pipe(folder: Path) -> None:
     assert [json.loads(line)["kind"] for line in done.stdout.splitlines()] == ["nearest", "similarity"]
     done = python(str(folder), input="king\nkin\nqueen\n")
     assert done.returncode == 2
-    assert done.stderr.startswith("embedtrain: 'kin' is not in the vocabulary")
+    assert done.stderr.splitlines() == [
+        "embedtrain: 'kin' is not in the vocabulary; did you mean 'king'?",
+        "embedtrain: 1 of 3 queries could not be answered",
+    ]
+    assert len(done.stdout.splitlines()) == 20
 
 
 def test_neither_help_nor_a_query_imports_torch(folder: Path) -> None:
