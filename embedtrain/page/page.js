@@ -59,7 +59,7 @@ class Page {
 
   /** How much of a word's neighbourhood two models share. */
   percent(row) {
-    return `${Math.round((100 * this.model.shared[row]) / this.model.nearest_compared)} %`;
+    return `${Math.round((100 * this.model.shared[row]) / this.model.nearest_compared)}%`;
   }
 
   introduce() {
