@@ -72,10 +72,10 @@ def main() -> None:
         page.wait_for_timeout(500)
         if options.picture:
             page.screenshot(path=options.picture)
+            picture = Image.open(options.picture).convert("RGB")
             # 256 colours look the same here, in a third of the size.
-            Image.open(options.picture).convert("RGB").quantize(
-                256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
-            ).save(options.picture, optimize=True)
+            picture = picture.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+            picture.save(options.picture, optimize=True)
         else:
             size = page.evaluate("page.model.size")
             print(f"{size:,} points, {options.size} × {options.ratio:g}, {browser.version}, {platform.machine()}")
