@@ -296,8 +296,8 @@ class WordMap {
     const [x, y] = [this.x[row], this.y[row]];
     const reach = near.map((other) => Math.hypot(this.x[other] - x, this.y[other] - y)).sort((a, b) => a - b);
     const fit = this.fitting();
-    const radius = reach.length ? reach[Math.floor(reach.length * 0.85)] : 0.1;
-    this.flyTo({ x, y, scale: clamp((fit.scale / Math.max(radius, 1e-3)) * 0.8, fit.scale * 2.5, fit.scale * 24) });
+    const radius = reach.length ? reach[Math.floor(reach.length * 0.6)] : 0.1;
+    this.flyTo({ x, y, scale: clamp((fit.scale / Math.max(radius, 1e-3)) * 0.6, fit.scale * 2.5, fit.scale * 24) });
   }
 
   /** Show all of some words. */
