@@ -542,7 +542,7 @@ class Page {
     const side = element("side").getBoundingClientRect();
     const phone = matchMedia("(max-width: 760px)").matches;
     root.setProperty("--side-height", `${phone ? side.height : 0}px`);
-    this.map.insets = phone ? { left: 0, top: head.bottom, right: 0, bottom: side.height } : { left: side.right, top: 0, right: 0, bottom: 0 };
+    this.map.insets = phone ? { left: 0, top: head.bottom, right: 0, bottom: side.height } : { left: side.right, top: 0, right: 0, bottom: this.model.shared ? 64 : 0 };
   }
 
   watchLayout() {
