@@ -10,12 +10,12 @@ import os
 import re
 import unicodedata
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +26,21 @@ from embedtrain.errors import EmbedtrainError
 from embedtrain.finding import Found
 from embedtrain.memory import available_memory
 from embedtrain.options import Options
+from embedtrain.parts import Part, cut, fetch, merge_vocabulary, share
 from embedtrain.rows import SPACE_WITHIN, Rows
 from embedtrain.sources import OnBytes, Source
 from embedtrain.vocabulary import PAD, Vocabulary
+
+if TYPE_CHECKING:
+    from embedtrain.distributed import Ranks
 
 _CHUNK_BYTES = 8 << 20
 _PIECE_TOKENS = 1 << 20  # worked on at a time, where it need not be all
 _TOKENIZER_CHUNK_BYTES = 1 << 20  # an encoding takes a hundred bytes per token until its ids are taken from it
 _MOST_MEMORY = 1 << 30  # for what is counted and encoded, if it can go to disk
+_GLANCE_BYTES = 64 << 10
+_DIGEST_POSITIONS = 1 << 20
+_MARGIN = 1 << 16  # tokens beside the share of a rank that may be context of it, at least
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WORD = re.compile(rb"[^ \t\n\r\v\f]+")
 
@@ -53,6 +60,7 @@ class Corpus:
     :param replaced: tokens with bytes replaced by U+FFFD.
     :param fingerprint: SHA-256 of words, counts, ids and offsets; equal ones train equally.
     :param tokenizer_json: the text of the tokenizer's file.
+    :param part: of several ranks: which part ``ids`` and ``offsets`` are. All else is of the whole corpus.
     """
 
     ids: npt.NDArray[np.int32]
@@ -65,6 +73,17 @@ class Corpus:
     replaced: int
     fingerprint: str
     tokenizer_json: str | None = None
+    part: Part | None = None
+
+    @property
+    def size(self) -> int:
+        """Positions of the whole corpus (N)."""
+        return len(self.ids) if self.part is None else self.part.size
+
+    @property
+    def sentences(self) -> int:
+        """Sentences of the whole corpus (S)."""
+        return len(self.offsets) - 1 if self.part is None else self.part.sentences
 
 
 def encode(
@@ -72,6 +91,7 @@ def encode(
     options: Options,
     on_bytes: OnBytes = lambda done, total: None,
     note: Callable[[str], None] = lambda line: None,
+    ranks: Ranks | None = None,
 ) -> Corpus:
     """Read a corpus once and encode it.
 
@@ -84,6 +104,7 @@ def encode(
         are of use here.
     :param on_bytes: progress of files: (bytes read, bytes in all or None), of the compressed ones as they are stored.
     :param note: called with lines about what was taken, left out and kept.
+    :param ranks: read a part of the files only, and return the share that this rank trains on. It is held in memory.
     :raises EmbedtrainError: what is wrong with the corpus, and where.
     """
     table = corpus if arrow.is_table(corpus) else None
@@ -108,7 +129,8 @@ def encode(
         found = tuple(map(finding.find, paths))
     else:
         with Cache(options.cache_dir or default_root(), None, note) as cache, cache.explained():
-            return _encode_sentences(corpus, options, vocabulary, cache.folder)  # type: ignore[arg-type]  # by _paths
+            sentences: Any = corpus
+            return _encode_sentences(sentences, options, vocabulary, cache.folder, ranks)
     for each in found:
         if line := finding.describe(each):
             note(line)
@@ -117,6 +139,8 @@ def encode(
         if file.kind in ("text", "npy", "npz"):
             rows.agree(file, "text" if file.kind == "text" else "ids")
 
+    if ranks is not None:
+        return _encode_part(found, options, vocabulary, rows, on_bytes, note, ranks)
     key = _key(found, options)
     with Cache(options.cache_dir or default_root(), key, note) as cache:
         if (entry := cache.find(_is_right)) is not None:
@@ -125,7 +149,7 @@ def encode(
         budget = memory_budget()
         with cache.explained():
             if options.tokenizer is not None:
-                encoded = _encode_by_tokenizer(found, options, options.tokenizer, rows, on_bytes, cache.folder)
+                encoded = _encode_by_tokenizer(found, options, options.tokenizer, rows, on_bytes, cache.folder, None)
             else:
                 folder = None
                 if keep or not _surely_fits(_files(found), budget):
@@ -135,7 +159,7 @@ def encode(
                         if keep:
                             raise
                         note(f"{error}. The corpus is encoded in memory")
-                encoded = _encode_files(found, options, vocabulary, rows, on_bytes, folder)
+                encoded = _encode_files(found, options, vocabulary, rows, on_bytes, folder, None)
         for what, count in rows.left_out.items():
             note(f"left out {count:,} {what}")
         if not keep and encoded.ids.nbytes + encoded.offsets.nbytes <= budget:
@@ -144,6 +168,34 @@ def encode(
         if not unchanged:
             note("the corpus changed while it was read, so its encoding is not kept")
         return _from_entry(cache.put(_to_entry(encoded), _LARGE, keep=unchanged), found)
+
+
+def _encode_part(
+    found: tuple[Found, ...],
+    options: Options,
+    vocabulary: Vocabulary | None,
+    rows: Rows,
+    on_bytes: OnBytes,
+    note: Callable[[str], None],
+    ranks: Ranks,
+) -> Corpus:
+    """Encode a part of the files; what is chosen and reported is of all."""
+    parts, part = (ranks.local_size, ranks.local_rank) if options.local_shard else (ranks.size, ranks.rank)
+    own = (Found(_names(found), cut(_files(found), parts, part)),)
+    if options.tokenizer is not None:
+        with Cache(options.cache_dir or default_root(), None, note) as cache, cache.explained():
+            encoded = _encode_by_tokenizer(own, options, options.tokenizer, rows, on_bytes, cache.folder, ranks)
+    else:
+        encoded = _encode_files(own, options, vocabulary, rows, on_bytes, None, ranks)
+    left_out: Counter[str] = Counter()
+    for some in ranks.gather(dict(rows.left_out)):
+        left_out.update(some)
+    for what, count in left_out.items():
+        note(f"left out {count:,} {what}")
+    if options.local_shard:
+        of_machines = ranks.gather(found if ranks.local_rank == 0 else ())
+        found = tuple(each for machine in of_machines for each in machine)
+    return replace(encoded, sources=found)
 
 
 def memory_budget() -> float:
@@ -247,6 +299,7 @@ def _encode_files(
     rows: Rows,
     on_bytes: OnBytes,
     folder: Path | None,
+    ranks: Ranks | None,
 ) -> Corpus:
     """Encode files: in memory, or into a folder and in bounded memory."""
     from embedtrain.native import core
@@ -254,6 +307,7 @@ def _encode_files(
     memory = int(max(min(memory_budget(), _MOST_MEMORY), 1))
     encoder = core.Encoder(options.workers, options.errors, None if folder is None else str(folder), memory)
     size = 0
+    choose = vocabulary is None and ranks is not None  # among the words of all ranks: until then, all are kept
     try:
         for source, chunk in sources.read(_files(found), on_bytes, _CHUNK_BYTES, rows):
             size += len(chunk)
@@ -264,43 +318,67 @@ def _encode_files(
         if words is not None and rows.category == "tokens":
             words = words.replace(b" ", SPACE_WITHIN.encode())
         lower = (lambda text: text.decode().lower().encode()) if options.lowercase else None
-        result = encoder.finish(options.min_count, options.max_vocab, PAD, lower, words)
+        min_count, max_vocab = (1, None) if choose else (options.min_count, options.max_vocab)
+        result = encoder.finish(min_count, max_vocab, PAD, lower, words)
     except ValueError as error:  # too many or too long words
         raise EmbedtrainError(f"{_names(found)}: {error}") from error
-    if size == 0:
+    if size == 0 and ranks is None:
         raise EmbedtrainError(f"{_names(found)} is empty")
     if vocabulary is None:
         text = result["words"].decode()
         if rows.category == "tokens":
             text = text.replace(SPACE_WITHIN, " ")
         vocabulary = Vocabulary(text.split("\n")[:-1], result["counts"])
+    ids, offsets, largest_count = result["ids"], result["offsets"], result["largest_count"]
+    out_of_vocabulary = result["out_of_vocabulary"]
+    if folder is not None:  # they are files
+        ids, offsets = map_array(Path(ids), np.dtype(np.int32)), map_array(Path(offsets), np.dtype(np.int64))
+    if choose and ranks is not None:
+        own, tokens = vocabulary, len(ids)
+        vocabulary, largest_count = merge_vocabulary(own.words, own.counts, options.min_count, options.max_vocab, ranks)
+        row_of = {word: row for row, word in enumerate(vocabulary.words)}
+        new_ids = np.fromiter((row_of.get(word, -1) for word in own.words), np.int32, len(own))
+        ids, offsets = _renumbered(ids, offsets[1:], new_ids, folder)
+        out_of_vocabulary = tokens - len(ids)
     dropped = {
-        "out_of_vocabulary": result["out_of_vocabulary"],
+        "out_of_vocabulary": out_of_vocabulary,
         "invalid_utf8": result["invalid"],
         "pad_token": result["padding"],
     }
-    ids, offsets = result["ids"], result["offsets"]
-    if folder is not None:  # they are files
-        ids, offsets = map_array(Path(ids), np.dtype(np.int32)), map_array(Path(offsets), np.dtype(np.int64))
     return _finished(
-        ids, offsets, vocabulary, found, options,
+        ids, offsets, vocabulary, found, options, ranks,
         tokens_read=result["tokens_read"], lines=result["lines"] + rows.empty, dropped=dropped,
-        replaced=result["replaced"], largest_count=result["largest_count"],
+        replaced=result["replaced"], largest_count=largest_count,
     )  # fmt: skip
 
 
 def _not_text(source: Source, line: int, offset: int, byte: int) -> EmbedtrainError:
+    if source.begin:
+        line, offset = line + _newlines_before(source), offset + source.begin
     where = f"{source.name}: line {line}, byte {offset}: 0x{byte:02x}"
     if byte == 0:
         return EmbedtrainError(f"{where}: this looks like a binary file; give UTF-8 text, plain or compressed")
     return EmbedtrainError(f"{where} is not UTF-8 text; convert the file, or pass --errors replace or --errors skip")
 
 
+def _newlines_before(source: Source) -> int:
+    with Path(source.name).open("rb") as file:
+        count = done = 0
+        while done < source.begin and (block := file.read(min(source.begin - done, _CHUNK_BYTES))):
+            count += block.count(b"\n")
+            done += len(block)
+    return count
+
+
 # --- lists of words ------------------------------------------------------------------------------------------------
 
 
 def _encode_sentences(
-    sentences: Iterable[Any], options: Options, vocabulary: Vocabulary | None, folder: Callable[[], Path]
+    sentences: Iterable[Any],
+    options: Options,
+    vocabulary: Vocabulary | None,
+    folder: Callable[[], Path],
+    ranks: Ranks | None,
 ) -> Corpus:
     if options.tokenizer is not None:
         raise EmbedtrainError("tokenizer cuts raw text into tokens: give it text files, not lists of words")
@@ -330,16 +408,29 @@ def _encode_sentences(
             merged[word] += count
         counts = merged
     padding = counts.pop(PAD, 0)
-    if vocabulary is None:
+    largest_count = max(counts.values(), default=0)
+    shared = ranks if options.local_shard else None  # otherwise each rank is given all of them
+    if vocabulary is None and shared is not None:
+        seen = np.fromiter(counts.values(), np.int64, len(counts))
+        vocabulary, largest_count = merge_vocabulary(list(counts), seen, options.min_count, options.max_vocab, shared)
+    elif vocabulary is None:
         vocabulary = Vocabulary.most_frequent(counts, options.min_count, options.max_vocab)
     rows = {word: row for row, word in enumerate(vocabulary.words)}
     new_ids = np.fromiter((rows.get(word, -1) for word in spelled), np.int32, len(spelled))
     kept, offsets = _renumbered(ids, line_ends, new_ids, tokens.folder)
-    return _finished(
-        kept, offsets, vocabulary, (Found("lists of words", (Source("lists of words", None),)),), options,
-        tokens_read=len(ids), lines=len(line_ends), replaced=0, largest_count=max(counts.values(), default=0),
+    encoded = _finished(
+        kept, offsets, vocabulary, (Found("lists of words", (Source("lists of words", None),)),), options, shared,
+        tokens_read=len(ids), lines=len(line_ends), replaced=0, largest_count=largest_count,
         dropped={"out_of_vocabulary": len(ids) - len(kept) - padding, "pad_token": padding},
     )  # fmt: skip
+    if ranks is None or shared is not None:
+        return encoded
+    if len(set(ranks.gather(encoded.fingerprint))) > 1:
+        raise EmbedtrainError(
+            "the ranks were given different sentences; give all the same ones, or each its own with local_shard"
+        )
+    begin, end = (len(kept) * number // ranks.size for number in (ranks.rank, ranks.rank + 1))
+    return replace(encoded, part=Part(begin, end, 0, len(kept), len(offsets) - 1, len(kept)))
 
 
 def _check_words(numbers: dict[Any, int], ids: npt.NDArray[np.int32], ends: npt.NDArray[np.int64]) -> None:
@@ -378,6 +469,7 @@ def _encode_by_tokenizer(
     rows: Rows,
     on_bytes: OnBytes,
     folder: Callable[[], Path],
+    ranks: Ranks | None,
 ) -> Corpus:
     from tokenizers import Tokenizer
 
@@ -398,17 +490,19 @@ def _encode_by_tokenizer(
             for encoding in tokenizer.encode_batch_fast(lines, add_special_tokens=False):
                 tokens.ids.extend(encoding.ids)
                 tokens.end_sentence()
-    if text.size == 0:
+    if text.size == 0 and ranks is None:
         raise EmbedtrainError(f"{_names(found)} is empty")
 
     named = {row: word for word, row in tokenizer.get_vocab(with_added_tokens=True).items()}
     words = [named.get(row, f"<unused-{row}>") for row in range(max(named, default=-1) + 1)]
     ids, ends = tokens.finish()
     counts = _counted(ids, len(words))
-    trained = counts >= options.min_count
     pad, _ = special_tokens(tokenizer_json)
     padding = 0 if pad is None else int(counts[pad])
-    if padding:
+    if ranks is not None:
+        counts = np.sum(ranks.gather(counts), axis=0)
+    trained = counts >= options.min_count
+    if pad is not None:
         trained[pad] = False
     kept, offsets = _renumbered(ids, ends, np.where(trained, np.arange(len(words)), -1), tokens.folder)
     dropped = {
@@ -417,7 +511,7 @@ def _encode_by_tokenizer(
         "pad_token": padding,
     }
     return _finished(
-        kept, offsets, Vocabulary(words, np.where(trained, counts, 0)), found, options,
+        kept, offsets, Vocabulary(words, np.where(trained, counts, 0)), found, options, ranks,
         tokens_read=len(ids) + text.skipped, lines=text.lines, dropped=dropped, replaced=text.replaced,
         largest_count=int(counts.max(initial=0)), tokenizer_json=tokenizer_json,
     )  # fmt: skip
@@ -600,6 +694,7 @@ def _finished(
     vocabulary: Vocabulary,
     found: tuple[Found, ...],
     options: Options,
+    ranks: Ranks | None,
     *,
     tokens_read: int,
     lines: int,
@@ -609,6 +704,9 @@ def _finished(
     tokenizer_json: str | None = None,
 ) -> Corpus:
     """Refuse a corpus from which nothing can be learned; otherwise put all together."""
+    if ranks is not None:
+        tokens_read, lines, replaced = (sum(ranks.gather(number)) for number in (tokens_read, lines, replaced))
+        dropped = {reason: sum(ranks.gather(count)) for reason, count in dropped.items()}
     dropped = {reason: count for reason, count in dropped.items() if count}
     name = _names(found)
     if tokens_read == 0:
@@ -617,7 +715,7 @@ def _finished(
         raise EmbedtrainError(f"{name}: no words are left, all were dropped ({', '.join(dropped)})")
     trained = int(np.count_nonzero(vocabulary.counts))
     if options.read_vocab is not None:
-        if len(ids) == 0:
+        if tokens_read == sum(dropped.values()):
             raise EmbedtrainError(f"{name}: none of its words is in the vocabulary {options.read_vocab}")
     elif trained == 0:
         raise EmbedtrainError(
@@ -630,15 +728,64 @@ def _finished(
             f"{name}: only one word, {only[:40]!r}, occurs min-count ({options.min_count}) times: there is nothing to "
             "contrast it with; lower --min-count or give more text"
         )
-    fingerprint = _fingerprint(vocabulary, ids, offsets)
-    return Corpus(ids, offsets, vocabulary, found, tokens_read, lines, dropped, replaced, fingerprint, tokenizer_json)
+    part = None
+    if ranks is None:
+        fingerprint = _fingerprint(vocabulary, ids, offsets)
+    else:
+        ids, offsets, part, digests = _own_share(ids, offsets, options, vocabulary, ranks)
+        fingerprint = _whole_fingerprint(vocabulary, digests)
+    return Corpus(
+        ids, offsets, vocabulary, found, tokens_read, lines, dropped, replaced, fingerprint, tokenizer_json, part
+    )
 
 
 def _fingerprint(vocabulary: Vocabulary, ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> str:
-    digest = hashlib.sha256(_lines(vocabulary.words))
-    for values in (vocabulary.counts, ids, offsets):
-        digest.update(np.ascontiguousarray(values).data)
-    return digest.hexdigest()
+    return _whole_fingerprint(vocabulary, _digests(ids, offsets[:-1]))
+
+
+def _whole_fingerprint(vocabulary: Vocabulary, digests: Iterable[bytes]) -> str:
+    counts = np.ascontiguousarray(vocabulary.counts).tobytes()
+    return hashlib.sha256(b"".join([_lines(vocabulary.words), counts, *digests])).hexdigest()
+
+
+def _digests(ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], first: int = 0) -> list[bytes]:
+    """Hash ids and sentences in stretches of a fixed number of positions, so that ranks can do it side by side.
+
+    :param starts: the positions in the corpus at which sentences start. :param first: that of ``ids[0]``.
+    """
+    digests = []
+    for begin in range(0, len(ids), _DIGEST_POSITIONS):
+        some = ids[begin : begin + _DIGEST_POSITIONS]
+        low, high = np.searchsorted(starts, (first + begin, first + begin + len(some)))
+        digest = hashlib.sha256(np.ascontiguousarray(some).data)
+        digest.update(np.ascontiguousarray(starts[low:high]).data)
+        digests.append(digest.digest())
+    return digests
+
+
+def _own_share(
+    ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], options: Options, vocabulary: Vocabulary, ranks: Ranks
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], Part, list[bytes]]:
+    """Turn what the ranks have read into equal shares for training, wherever that cuts a sentence.
+
+    :return: ids and offsets of this rank, which part they are, and the digests of the whole corpus.
+    """
+    import torch  # not at the top: it takes a second to import
+
+    from embedtrain import ops
+    from embedtrain.touches import kept_share
+
+    size, sentences = (sum(ranks.gather(number)) for number in (len(ids), len(offsets) - 1))
+    begin, end = (size * number // ranks.size for number in (ranks.rank, ranks.rank + 1))
+    low, high = (-(-border // _DIGEST_POSITIONS) * _DIGEST_POSITIONS for border in (begin, end))
+    stretch, starts = share(ids, offsets[:-1], (low, high), ranks)
+    digests = [digest for some in ranks.gather(_digests(stretch, starts, low)) for digest in some]
+    # A window needs W kept neighbours on either side, or the end of the sentence: far more than are ever needed.
+    counts = torch.from_numpy(vocabulary.counts)
+    kept = kept_share(counts, ops.keep_thresholds(counts, options.sample))
+    margin = _MARGIN + int(4 * options.window / max(kept, 1e-6))
+    part = Part(0, size, 0, size, sentences, margin)
+    return *fetch(ids, offsets[:-1], begin, end, part, ranks), digests
 
 
 def _lines(words: Iterable[str]) -> bytes:
@@ -647,6 +794,22 @@ def _lines(words: Iterable[str]) -> bytes:
 
 def _names(found: Sequence[Found]) -> str:
     return found[0].name if len(found) == 1 else f"{found[0].name} and {len(found) - 1} more"
+
+
+def glance(path: Path) -> str:
+    """Return size and a short hash of the beginning and the end of a file: tells different ones apart, mostly.
+
+    :raises EmbedtrainError: if the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256(file.read(_GLANCE_BYTES))
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - _GLANCE_BYTES, 0))
+            digest.update(file.read())
+    except OSError as error:
+        raise EmbedtrainError(f"{path}: cannot be read ({error.strerror})") from error
+    return f"of {size:,} bytes ({digest.hexdigest()[:8]})"
 
 
 def special_tokens(tokenizer_json: str) -> tuple[int | None, int | None]:

@@ -25,6 +25,7 @@ from embedtrain.corpus import Corpus
 from embedtrain.errors import EmbedtrainError
 from embedtrain.native import core
 from embedtrain.options import Options
+from embedtrain.touches import touches_per_centre
 
 # How far the gradients that windows in flight add to a row may reach together: rate × windows that touch the row. At
 # 1 training diverges.
@@ -118,6 +119,8 @@ def train_block(
     locked: Tensor | None = None,
     *,
     factors: tuple[Tensor, Tensor] | None = None,
+    progress: int | None = None,
+    pace: int = 1,
     kernels: Kernels = core,
 ) -> None:
     """Train on the centres ``ids[begin:end]``, as :func:`embedtrain.ops.train_block` does, on the current stream.
@@ -130,6 +133,7 @@ def train_block(
     :param locked: as there.
     :param factors: from :func:`damping`, which is also the default, with the counts in the block, if there are several
         workers.
+    :param progress: as that of :meth:`embedtrain.ops.Trainer.train`. :param pace: likewise.
     :raises ValueError: shapes that do not fit each other, K above 64 or D above 1024.
     """
     device = input.device
@@ -142,6 +146,8 @@ def train_block(
         input, output, corpus_size=corpus_size, epochs=epochs, seed=seed, window=window, negative=negative,
         shrink_window=shrink_window, alpha=alpha, min_alpha=min_alpha,
     )  # fmt: skip
+    if progress is not None:
+        settings = ops.paced(settings, epoch * corpus_size + first_position + begin, progress, pace)
     vocabulary, dim = input.shape
     ops.require_span(ids, offsets, begin, end, first_position, epoch, epochs)
     ops._require_at_least(0, workers=workers)
@@ -226,16 +232,9 @@ def damping(
     :param counts: (V,) how often each word occurs. :param keep: from :func:`embedtrain.ops.keep_thresholds`.
     :param noise: from :func:`embedtrain.ops.alias_table`.
     """
-    kept = counts.double() * ((keep.long() & 0xFFFFFFFF).double() + 1)
-    kept /= kept.sum().clamp(min=1)
-    own = ((noise[:, 0].long() & 0xFFFFFFFF).double() + 1) / 2**32
-    drawn = own.clone()
-    drawn.index_add_(0, noise[:, 1].long().clamp(0, len(noise) - 1), 1 - own)
-    drawn /= len(noise)
-    contexts = window + 1 if shrink_window else 2 * window
-    touches = workers * contexts * kept, workers * (kept + negative * drawn)
+    touches = touches_per_centre(counts, keep, noise, window, negative, shrink_window)
     limit = REACH / alpha if alpha > 0 else math.inf
-    input, output = ((limit / each.clamp(min=1e-30)).clamp(max=1).float() for each in touches)
+    input, output = ((limit / (workers * each).clamp(min=1e-30)).clamp(max=1).float() for each in touches)
     return input, output
 
 
@@ -333,7 +332,9 @@ class Gpu:
         card: Card | None = None,
     ) -> None:
         self.input, self.output, self.block_tokens = input, output, _BLOCK_TOKENS
-        self._options, self._size, self._locked = options, len(corpus.ids), locked
+        self.least_tokens = _BLOCK_TOKENS // 4
+        self._options, self._size, self._locked = options, corpus.size, locked
+        self._first_position = 0 if corpus.part is None else corpus.part.first_position
         with _explained(input.device, "training"):
             self._card = card = card or Card(input.device)
             counts = torch.from_numpy(corpus.vocabulary.counts)
@@ -351,17 +352,19 @@ class Gpu:
             self._stats = torch.zeros(3, dtype=torch.float64, device=input.device)
             self._slots = deque(card.host_buffer(3, torch.float64) for _ in range(_AHEAD + 1))
 
-    def train(self, epoch: int, begin: int, end: int) -> Callable[[], Sequence[float]]:
-        """Enqueue the training of a block."""
+    def train(
+        self, epoch: int, begin: int, end: int, *, progress: int | None = None, pace: int = 1
+    ) -> Callable[[], Sequence[float]]:
+        """Enqueue the training of a block. The arguments are those of :meth:`embedtrain.ops.Trainer.train`."""
         options = self._options
         with _explained(self.input.device, "training"):
             ids, offsets, first = self._feed.take(epoch, begin, end)
             self._stats.zero_()
             train_block(
                 self.input, self.output, self._stats, ids, offsets, self._keep, self._noise, begin - first, end - first,
-                first, self._size, epoch, options.epochs, options.seed, options.window, options.negative,
-                options.shrink_window, options.alpha, options.min_alpha, self._workers, self._locked,
-                factors=self._factors, kernels=self._card.kernels,
+                self._first_position + first, self._size, epoch, options.epochs, options.seed, options.window,
+                options.negative, options.shrink_window, options.alpha, options.min_alpha, self._workers, self._locked,
+                factors=self._factors, progress=progress, pace=pace, kernels=self._card.kernels,
             )  # fmt: skip
             self._feed.release()
             self._slots.rotate()
@@ -412,6 +415,7 @@ class _Streamed:
 
     def __init__(self, corpus: Corpus, options: Options, card: Card, keep: Tensor) -> None:
         self._corpus, self._options, self._card, self._keep = corpus, options, card, keep
+        self._first_position = 0 if corpus.part is None else corpus.part.first_position
         self._slots = deque([_Slot(), _Slot()])
 
     def take(self, epoch: int, begin: int, end: int) -> tuple[Tensor, Tensor, int]:
@@ -459,7 +463,8 @@ class _Streamed:
             step = min(abs(limit - position), max(256, 2 * (options.window - kept)))
             low = position if direction > 0 else position - step
             ids = ops.as_tensor(self._corpus.ids[low : low + step])
-            kept += int(ops.draw_tokens(ids, self._keep, low, options.window, epoch, options.seed)[0].sum())
+            first = self._first_position + low
+            kept += int(ops.draw_tokens(ids, self._keep, first, options.window, epoch, options.seed)[0].sum())
             position += direction * step
         return position
 

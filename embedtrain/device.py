@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from embedtrain.distributed import local_rank, local_size
 from embedtrain.errors import EmbedtrainError
 
 # What the CUDA kernels are compiled for: sm_80 (Ampere) and newer.
@@ -98,10 +99,17 @@ def machine() -> str:
 def resolve(device: str, negative: int = 1) -> str:
     """Turn the option (auto, cpu, cuda, cuda:N) into the device to train on: cpu or cuda:N.
 
-    ``auto`` is the first GPU if there is one that can train with these K noise words, else the CPU.
+    ``auto`` is the first GPU if there is one that can train with these K noise words, else the CPU. Under torchrun
+    each of a machine's ranks has a GPU of its own.
 
     :raises EmbedtrainError: if CUDA is asked for and cannot be had, or EMBEDTRAIN_ISA names a kernel that cannot.
     """
+    if device in ("auto", "cuda") and local_size() > 1:
+        own = f"cuda:{local_rank()}"
+        if device == "cuda" or not gpu_problem("cuda", negative):
+            device = own
+    if local_size() > 1 and device.startswith("cuda:") and _number(device) != local_rank():
+        raise EmbedtrainError(f"device {device}: each rank takes a GPU of its own; pass --device cuda")
     if device == "auto":
         device = "cpu" if gpu_problem("cuda", negative) else "cuda"
     if not device.startswith("cuda"):

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from embedtrain import distributed
 from embedtrain.checkpoint import CHECKPOINTS, OutputFolder
+from embedtrain.device import resolve
 from embedtrain.errors import EmbedtrainError
 from embedtrain.examination import Examination
 from embedtrain.formats import Export, check_export
@@ -130,9 +132,25 @@ def spell(options: Fit) -> list[str]:
 def run(options: Fit, saved: Saved | None = None) -> Embeddings:
     """Train and write the result.
 
+    Of several ranks, the first shows progress and writes.
+
     :param saved: a checkpoint to go on from; with ``resume``, it is looked for.
     :raises EmbedtrainError: if the input is bad or the output cannot be written. Nothing is left half written.
     """
+    with distributed.join(resolve(options.device, options.negative) != "cpu"):
+        return _run(options, saved) if distributed.rank() == 0 else options.fit(_corpus(options, Progress(quiet=True)))
+
+
+def _corpus(options: Fit, progress: Progress) -> Any:
+    if options.corpus:
+        return options.corpus
+    from embedtrain import stdlib_docs
+
+    progress.note("no corpus given: reading the documentation of the Python standard library")
+    return stdlib_docs.sentences()
+
+
+def _run(options: Fit, saved: Saved | None) -> Embeddings:
     progress = Progress(quiet=sys.stderr is None)  # None: it is closed
     if options.resume and saved is None:
         saved = newest(options.out / CHECKPOINTS, progress.note)
@@ -164,17 +182,10 @@ def run(options: Fit, saved: Saved | None = None) -> Embeddings:
             if options.save_vocab is not None:
                 corpus.vocabulary.save(options.save_vocab)
 
-        if options.corpus:
-            corpus: Any = options.corpus
-        else:
-            from embedtrain import stdlib_docs
-
-            progress.note("no corpus given: reading the documentation of the Python standard library")
-            corpus = stdlib_docs.sentences()
         try:
             embeddings = options.fit(
-                corpus, progress=progress, on_corpus=on_corpus, on_report=on_report, checkpoints=checkpoints,
-                examination=examination,
+                _corpus(options, progress), progress=progress, on_corpus=on_corpus, on_report=on_report,
+                checkpoints=checkpoints, examination=examination,
             )  # fmt: skip
             output.commit(embeddings, tuple(dict.fromkeys(options.export)), checkpoints.last)
         except Diverged:  # would again
@@ -220,19 +231,44 @@ Load it in PyTorch:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 2 for bad input, above 128 when interrupted."""
+    """Run the command line; return its exit code: 0, 2 for bad input, above 128 when interrupted.
+
+    Of several ranks, all end with the same code, and 1 if one was lost.
+    """
+    try:
+        code = _main(arguments)
+    except SystemExit as error:
+        distributed.end(error.code)
+        raise
+    distributed.end(code)
+    return code
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     # An orderly exit, so that the temporary folder is removed and the training saved.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
-        options, saved = parse(arguments), None
-        if options.resume:
-            saved = newest(options.out / CHECKPOINTS, lambda line: print(line, file=sys.stderr))
-            if saved is not None:
-                options = parse(arguments, saved)
-                saved.require_same_options(options)
-        embeddings = run(options, saved)
+        with distributed.first_alone():  # of ranks with the same mistake
+            options = parse(arguments)
+        if distributed.restarted():
+            options = dataclasses.replace(options, resume=True)
+        with distributed.join(resolve(options.device, options.negative) != "cpu") as ranks:
+            saved = None
+            if options.resume and distributed.rank() == 0:
+                saved = newest(options.out / CHECKPOINTS, lambda line: print(line, file=sys.stderr))
+                if saved is not None:
+                    options = dataclasses.replace(parse(arguments, saved), resume=True)
+                    saved.require_same_options(options)
+            if options.resume and ranks is not None:  # only the first need see the folder
+                options = ranks.from_first(options)
+            embeddings = run(options, saved)
+    except distributed.OtherRankFailedError as error:  # which says so itself
+        return error.code
+    except distributed.LostRankError as error:
+        print(f"embedtrain: {error}", file=sys.stderr)
+        return 1
     except EmbedtrainError as error:
         print(f"embedtrain: {error}", file=sys.stderr)
         return 2
@@ -244,6 +280,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # whoever read the progress has gone
         return 128 + signal.SIGPIPE
+    if distributed.rank() > 0:
+        return 0
     try:
         _show(embeddings, options.out)
     except OSError:  # nobody reads it (`| head`), or the disk is full; the result is in its place all the same

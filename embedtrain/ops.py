@@ -423,6 +423,19 @@ def training_settings(
     }
 
 
+def paced(settings: dict[str, Any], step: int, progress: int, pace: int) -> dict[str, Any]:
+    """Return settings whose rate is that of ``progress`` at a step, and falls ``pace`` times as fast from there.
+
+    Ranks that train parts of an epoch at once use it: while one trains a position, all together train ``pace``.
+
+    :param step: positions from the start of training, ``epoch * corpus_size + position``.
+    :param progress: what all ranks have trained when one is at the step.
+    """
+    per_position = settings["alpha_step"]
+    alpha = settings["alpha"] + per_position * (pace * step - progress)
+    return settings | {"alpha": alpha, "alpha_step": pace * per_position}
+
+
 def require_span(
     ids: Tensor, offsets: Tensor, begin: int, end: int, first_position: int, epoch: int, epochs: int
 ) -> None:
@@ -485,11 +498,28 @@ class Trainer:
         self._replicas = core.Replicas(input.data_ptr(), output.data_ptr(), vocabulary, input.stride(0), workers)
 
     def train(
-        self, stats: Tensor, ids: Tensor, offsets: Tensor, begin: int, end: int, *, first_position: int, epoch: int
+        self,
+        stats: Tensor,
+        ids: Tensor,
+        offsets: Tensor,
+        begin: int,
+        end: int,
+        *,
+        first_position: int,
+        epoch: int,
+        progress: int | None = None,
+        pace: int = 1,
     ) -> None:
-        """Train on the centres ``ids[begin:end]`` and add to stats, as :func:`train_block` does."""
+        """Train on the centres ``ids[begin:end]`` and add to stats, as :func:`train_block` does.
+
+        :param progress: the rate starts at that of this many positions, not at that of ``begin``: what all ranks have
+            trained so far. :param pace: and falls as if so many were trained at a time: the number of ranks.
+        """
         _require(stats, "stats", torch.float64, 3)
         block = self.block(ids, offsets, begin, end, first_position, epoch)
+        if progress is not None:
+            step = epoch * self._settings["corpus_size"] + first_position + begin
+            block = paced(block, step, progress, pace)
         loss, pairs, centres = core.train_block(begin, end, self._replicas, **block)
         stats[0] += loss
         stats[1] += pairs

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
+from embedtrain.distributed import local_size
 from embedtrain.errors import EmbedtrainError
 
 MAX_DIM = 1024
@@ -22,7 +23,7 @@ MAX_DEFAULT_WORKERS = 16
 
 def _default_workers() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return min(cores, MAX_DEFAULT_WORKERS)
+    return min(max(cores // local_size(), 1), MAX_DEFAULT_WORKERS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Options:
     seed: int = 1
     """Key of every random draw, 0 to 2^63 - 1. One worker and the same seed give the same bytes."""
     workers: int = dataclasses.field(default_factory=_default_workers)
-    """Threads that read and train (on a GPU: that read). The default is the number of cores, at most 16."""
+    """Threads that read and train (on a GPU: that read). The default is the number of cores (under torchrun, a rank's share of them), at most 16."""  # noqa: E501
     device: str = "auto"
     """Where to train: auto, cpu, cuda or cuda:N."""
     lowercase: bool = False
@@ -71,6 +72,8 @@ class Options:
     """Train on the encoded corpus that an earlier run kept, and keep one that is too large for memory."""
     cache_dir: Path | None = None
     """Keep the encoded corpus in this folder, however small; None: in ~/.cache/embedtrain, if it is large."""
+    local_shard: bool = False
+    """Under torchrun: the files on each machine are its own part of the corpus, which its ranks share; otherwise all ranks see the same files."""  # noqa: E501
     init_from: Path | None = None
     """Start from the vectors of this file or folder, in any format that embedtrain.convert reads; words that it lacks start as usual. Its dimension must be dim."""  # noqa: E501
     lock: Literal["source"] | Path | None = None
@@ -96,7 +99,7 @@ class Options:
         _require_float("min_alpha", self.min_alpha, 0.0, self.alpha, upper_name="alpha")
         _require_int("seed", self.seed, 0, 2**63 - 1)
         _require_int("workers", self.workers, 1, 1024)
-        for name in ("shrink_window", "lowercase", "cache"):
+        for name in ("shrink_window", "lowercase", "cache", "local_shard"):
             if not isinstance(value := getattr(self, name), bool):
                 raise EmbedtrainError(f"{_spell(name)} must be True or False, not {value!r}")
         for name in ("tokenizer", "read_vocab", "cache_dir", "init_from", "lock"):

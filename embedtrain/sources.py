@@ -55,6 +55,9 @@ class Source:
     """Whether it is known not to be compressed."""
     version: str | None = None
     """What changes whenever the file does: times and inode, or the tags of a URL. None when unknown, as of pipes."""
+    begin: int = 0
+    end: int | None = None
+    """If not None, only the bytes [begin, end) of a plain file are read, like a file, and ``size`` is theirs."""
 
     def __str__(self) -> str:
         return self.name if self.member is None else f"{self.name}, {self.member}"
@@ -298,10 +301,35 @@ class _Stored(io.RawIOBase):
         return EmbedtrainError(f"{self.name}: the {self.compression or 'zip'} file is damaged or cut off ({error})")
 
 
+class _Bytes(io.RawIOBase):
+    """A part of a file."""
+
+    def __init__(self, source: Source) -> None:
+        assert source.end is not None
+        self._file = io.FileIO(source.name)
+        self._file.seek(source.begin)
+        self._left = source.end - source.begin
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with memoryview(buffer) as view, view[: self._left] as wanted:
+            size = self._file.readinto(wanted) or 0
+        self._left -= size
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 def _open(source: Source, closing: contextlib.ExitStack) -> Any:
     """Open the stored bytes; what is to be closed afterwards is put on the stack."""
     if source.name == STANDARD_INPUT:
         return _standard_input()
+    if source.end is not None:
+        return closing.enter_context(_Bytes(source))
     if source.member is not None:
         archive = closing.enter_context(zipfile.ZipFile(closing.enter_context(_open_whole(source))))
         return closing.enter_context(archive.open(source.member))

@@ -6,8 +6,10 @@ import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,11 +23,15 @@ from embedtrain.embeddings import Embeddings
 from embedtrain.errors import EmbedtrainError
 from embedtrain.evaluation import Evaluation
 from embedtrain.examination import Examination
+from embedtrain.local_sgd import LocalSgd, RankKeeper
 from embedtrain.loop import Engine, Report, State, train_blocks
 from embedtrain.options import Options
 from embedtrain.progress import Progress
 from embedtrain.training_state import Checkpoints, require_finite
 from embedtrain.vocabulary import PAD, UNK
+
+if TYPE_CHECKING:
+    from embedtrain.distributed import Ranks
 
 # Tokens per worker and call of the kernel: a twentieth of a second, so that the progress bar moves and Ctrl-C is heard.
 _BLOCK_TOKENS = 1 << 17
@@ -41,43 +47,44 @@ def train(
     device: str = "cpu",
     checkpoints: Checkpoints | None = None,
     examination: Examination | None = None,
+    ranks: Ranks | None = None,
 ) -> Embeddings:
     """Train embeddings on an encoded corpus.
 
     :param log: called with each report, a line of metrics.jsonl.
     :param device: as :func:`embedtrain.device.resolve` gives it.
-    :param checkpoints: where to save, and what to go on from.
+    :param checkpoints: where to save, and what to go on from. Of several ranks, only the first has them.
     :param examination: evaluates the input table at times; the scores are in the reports, the last evaluation in the
-        config of the result.
+        config of the result. Of several ranks, only the first has one.
+    :param ranks: those that train with this one, each its part of the corpus.
     :raises EmbedtrainError: if the tables do not fit into memory, training diverges, a checkpoint cannot be written, or
         that to go on from is of another corpus.
     """
-    size, epochs = len(corpus.ids), options.epochs
+    size, epochs = corpus.size, options.epochs
     on_cpu = device == "cpu"
     input, output = (
         _tables(len(corpus.vocabulary), options) if on_cpu else cuda.tables(len(corpus.vocabulary), options, device)
     )
-    saved = None if checkpoints is None else checkpoints.saved
     described = _describe(corpus)
-    source: Mapping[str, Any] | None = None
-    locked = None
-    if saved is not None:
-        saved.require_same_corpus(described)
-        source = saved.source
-    if options.init_from is not None and (saved is None or options.lock is not None):
-        source, locked = _start_from(options.init_from, options.lock, input, corpus, progress)
-    if saved is not None:
-        kept = None if locked is None else input[locked]
-        saved.load(input, output)
-        if source != saved.source or (kept is not None and not torch.equal(kept, input[locked])):
-            raise EmbedtrainError(
-                f"{saved.path} is of a training with other locked words or vectors; {options.init_from} or "
-                f"{options.lock} has changed since. Bring back the old one, or start anew in another folder"
-            )
-        progress.note(f"going on from {saved.path}, {saved.state.position / size:.2f} of {epochs} epochs")
-    state = State() if checkpoints is None else checkpoints.begin(options, described, source)
-    engine: Engine = (Threads if on_cpu else cuda.Gpu)(corpus, options, input, output, locked)
-    keeper = checkpoints if checkpoints is not None and checkpoints.every else None
+    if ranks is None:
+        start = _start(corpus, options, progress, described, input, output, checkpoints)
+    else:
+        mine = None
+        if ranks.rank == 0:
+            mine = _start(corpus, options, progress, described, input, output, checkpoints)
+        start = ranks.from_first(mine)
+        if start.state.position or start.source is not None:
+            ranks.broadcast(input)
+            ranks.broadcast(output)
+    state = start.state
+    make = partial(Threads if on_cpu else cuda.Gpu, options=options, input=input, output=output, locked=start.locked)
+    engine: Engine
+    keeper: Checkpoints | RankKeeper | None = checkpoints if start.saves else None
+    if ranks is None and state.ranks == 1 and not state.left:
+        engine = make(corpus)
+    else:
+        engine = several = LocalSgd(make, corpus, options, ranks, state)
+        keeper = RankKeeper(several, checkpoints) if start.saves else None
     evaluation: Evaluation | None = None
     if examination is not None:
         examination.begin(corpus, epochs, state.position)
@@ -94,16 +101,19 @@ def train(
                     if finished:
                         if examination is not None and examination.due(report["position"]):
                             with progress.aside():
-                                engine.synchronise()
+                                if ranks is None:
+                                    engine.synchronise()
                                 evaluation = examination.examine(input, report["position"])
                             report["evaluation"] = evaluation.scores()
                         log(report)
         require_finite("input", input, options.to_dict())
         require_finite("output", output, options.to_dict())
-        if keeper is not None:
-            keeper.finish(state, input, output)
+        if start.saves and checkpoints is not None:
+            checkpoints.finish(state, input, output)
+    if ranks is not None:
+        evaluation = None  # it was of this rank's tables, between two exchanges
     reports = state.reports
-    del output, engine  # makes room for the result
+    del output, engine, make  # makes room for the result
     input = input.cpu()
     if all(math.isnan(report["loss"]) for report in reports):
         progress.note(
@@ -127,13 +137,57 @@ def train(
         },
     }
     if examination is not None:
-        if evaluation is None:  # there was nothing left to train
+        if evaluation is None:  # there was nothing left to train, or ranks have met since
             evaluation = examination.examine(input, state.position)
         config["evaluation"] = evaluation.to_dict()
-    if source is not None:
-        config["init_from"] = dict(source)
+    if ranks is not None:
+        config["results"]["ranks"] = ranks.size
+    if start.source is not None:
+        config["init_from"] = dict(start.source)
     assemble = _by_word if corpus.tokenizer_json is None else _by_token_id
     return assemble(input, corpus, config, reports)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What a training starts from, besides the tables."""
+
+    state: State
+    source: Mapping[str, Any] | None  # of the vectors, as config.json has it
+    locked: Tensor | None
+    saves: bool
+
+
+def _start(
+    corpus: Corpus,
+    options: Options,
+    progress: Progress,
+    described: dict[str, Any],
+    input: Tensor,
+    output: Tensor,
+    checkpoints: Checkpoints | None,
+) -> _Start:
+    """Fill the tables from a checkpoint or from vectors, if there are some."""
+    size, epochs = corpus.size, options.epochs
+    saved = None if checkpoints is None else checkpoints.saved
+    source: Mapping[str, Any] | None = None
+    locked = None
+    if saved is not None:
+        saved.require_same_corpus(described)
+        source = saved.source
+    if options.init_from is not None and (saved is None or options.lock is not None):
+        source, locked = _start_from(options.init_from, options.lock, input, corpus, progress)
+    if saved is not None:
+        kept = None if locked is None else input[locked]
+        saved.load(input, output)
+        if source != saved.source or (kept is not None and not torch.equal(kept, input[locked])):
+            raise EmbedtrainError(
+                f"{saved.path} is of a training with other locked words or vectors; {options.init_from} or "
+                f"{options.lock} has changed since. Bring back the old one, or start anew in another folder"
+            )
+        progress.note(f"going on from {saved.path}, {saved.state.position / size:.2f} of {epochs} epochs")
+    state = State() if checkpoints is None else checkpoints.begin(options, described, source)
+    return _Start(state, source, locked, checkpoints is not None and bool(checkpoints.every))
 
 
 def _tables(rows: int, options: Options) -> tuple[Tensor, Tensor]:
@@ -211,20 +265,27 @@ class Threads:
     ) -> None:
         self.input, self.output = input, output
         self.block_tokens = _BLOCK_TOKENS * options.workers
+        self.least_tokens = self.block_tokens // 16
         counts = torch.from_numpy(corpus.vocabulary.counts)
         noise = ops.alias_table(counts, options.ns_exponent)
         keep = ops.keep_thresholds(counts, options.sample)
         self._ids, self._offsets = ops.as_tensor(corpus.ids), ops.as_tensor(corpus.offsets)
+        self._first_position = 0 if corpus.part is None else corpus.part.first_position
         self._trainer = ops.Trainer(
-            input, output, keep, noise, corpus_size=len(corpus.ids), epochs=options.epochs, seed=options.seed,
+            input, output, keep, noise, corpus_size=corpus.size, epochs=options.epochs, seed=options.seed,
             window=options.window, negative=options.negative, shrink_window=options.shrink_window, alpha=options.alpha,
             min_alpha=options.min_alpha, workers=options.workers, locked=locked,
         )  # fmt: skip
 
-    def train(self, epoch: int, begin: int, end: int) -> Callable[[], Sequence[float]]:
-        """Train at once."""
+    def train(
+        self, epoch: int, begin: int, end: int, *, progress: int | None = None, pace: int = 1
+    ) -> Callable[[], Sequence[float]]:
+        """Train at once. The arguments are those of :meth:`embedtrain.ops.Trainer.train`."""
         stats = torch.zeros(3, dtype=torch.float64)
-        self._trainer.train(stats, self._ids, self._offsets, begin, end, first_position=0, epoch=epoch)
+        self._trainer.train(
+            stats, self._ids, self._offsets, begin, end, first_position=self._first_position, epoch=epoch,
+            progress=progress, pace=pace,
+        )  # fmt: skip
         return stats.tolist
 
     def synchronise(self) -> None:
@@ -237,8 +298,8 @@ def _describe(corpus: Corpus) -> dict[str, Any]:
         "sources": [{"name": each.name, "size": each.size, "files": len(each.files)} for each in corpus.sources],
         "lines": corpus.lines,
         "tokens_read": corpus.tokens_read,
-        "tokens": len(corpus.ids),
-        "sentences": len(corpus.offsets) - 1,
+        "tokens": corpus.size,
+        "sentences": corpus.sentences,
         "words": int(np.count_nonzero(corpus.vocabulary.counts)),
         "dropped": corpus.dropped,
         "replaced": corpus.replaced,

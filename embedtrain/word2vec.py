@@ -10,8 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import embedtrain
 from embedtrain import corpus as corpora
-from embedtrain import device
+from embedtrain import device, distributed, finding
 from embedtrain.arrow import is_table
 from embedtrain.errors import EmbedtrainError
 from embedtrain.options import Options
@@ -19,12 +20,15 @@ from embedtrain.progress import Progress
 
 if TYPE_CHECKING:
     from embedtrain.corpus import Corpus
+    from embedtrain.distributed import Ranks
     from embedtrain.embeddings import Embeddings
     from embedtrain.examination import Examination
     from embedtrain.training_state import Checkpoints
 
 # Bytes read before torch is imported beside the reading. What is less is read, or refused, before that would help.
 _WORTH_IMPORTING = 1 << 20
+
+_FILES_NAMED = 3
 
 
 class Word2Vec(Options):
@@ -59,8 +63,25 @@ class Word2Vec(Options):
         :param checkpoints: where to save the training at times, and what to go on from; by default nothing is saved.
         :param examination: what evaluates the embeddings at times; the scores are in the reports.
         :raises EmbedtrainError: what is wrong with the corpus or the machine, and what to do.
+
+        Under torchrun all ranks call this with the same arguments, but that only the first has checkpoints, and all are
+        given the result.
         """
         chosen = device.resolve(self.device, self.negative)
+        with distributed.join(chosen != "cpu") as ranks:
+            return self._fit(corpus, chosen, ranks, progress, on_corpus, on_report, checkpoints, examination)
+
+    def _fit(
+        self,
+        corpus: Any,
+        chosen: str,
+        ranks: Ranks | None,
+        progress: Progress | None,
+        on_corpus: Callable[[Corpus], None],
+        on_report: Callable[[dict[str, Any]], None],
+        checkpoints: Checkpoints | None,
+        examination: Examination | None,
+    ) -> Embeddings:
         saved = None if checkpoints is None else checkpoints.saved
         if saved is not None:
             saved.require_same_options(self)
@@ -69,6 +90,8 @@ class Word2Vec(Options):
         if isinstance(self.lock, Path) and not self.lock.exists():
             raise EmbedtrainError(f"{self.lock}: no such file of words to lock")
         progress = progress or Progress(quiet=True)
+        if ranks is not None:
+            ranks.agree(self._facts(corpus, chosen))
         if isinstance(corpus, (str, os.PathLike)) or _is_files(corpus) or is_table(corpus):
             with progress.counting() as update, _import_ahead() as import_ahead:
 
@@ -76,12 +99,14 @@ class Word2Vec(Options):
                     if done >= _WORTH_IMPORTING and self.tokenizer is None:  # a tokenizer changes the environment
                         import_ahead()
                     update(done, total)
+                    if ranks is not None:
+                        ranks.check()
 
-                encoded = corpora.encode(corpus, self, on_bytes, progress.note)
+                encoded = corpora.encode(corpus, self, on_bytes, progress.note, ranks)
         else:
-            encoded = corpora.encode(corpus, self)
+            encoded = corpora.encode(corpus, self, ranks=ranks)
         _note(encoded, progress)
-        if len(encoded.ids) == len(encoded.offsets) - 1:
+        if encoded.size == encoded.sentences:
             raise EmbedtrainError(
                 "no sentence has two words that are trained, so no word has a context; a sentence is a line: put more "
                 "than one word on it"
@@ -92,7 +117,23 @@ class Word2Vec(Options):
 
         if chosen != "cpu":
             progress.note(f"training on {device.describe(chosen)}")
-        return train(encoded, self, progress, on_report, chosen, checkpoints, examination)
+        return train(encoded, self, progress, on_report, chosen, checkpoints, examination, ranks)
+
+    def _facts(self, corpus: Any, chosen: str) -> dict[str, Any]:
+        """Return what ranks that train together have in common."""
+        facts: dict[str, Any] = {"embedtrain": embedtrain.__version__}
+        for name, value in self.to_dict().items():
+            if name == "device":
+                value = chosen.partition(":")[0]
+            if name != "workers":
+                facts[f"--{name.replace('_', '-')}"] = value
+        files = [self.tokenizer, self.read_vocab, self.init_from, self.lock if isinstance(self.lock, Path) else None]
+        if not self.local_shard and (isinstance(corpus, (str, os.PathLike)) or _is_files(corpus)):
+            found = map(finding.find, [corpus] if isinstance(corpus, (str, os.PathLike)) else corpus)
+            names = [file.name for each in found for file in each.files]
+            facts["the files"] = ", ".join(names[:_FILES_NAMED]) + f" … ({len(names)})" * (len(names) > _FILES_NAMED)
+            files += map(Path, names)
+        return facts | {f"a file {path}": corpora.glance(path) for path in files if path is not None and path.is_file()}
 
 
 @contextmanager
@@ -128,7 +169,7 @@ def _note(corpus: Corpus, progress: Progress) -> None:
     """Say what was read and what of it is not trained on."""
     words = int((corpus.vocabulary.counts > 0).sum())
     progress.note(
-        f"{corpus.tokens_read:,} tokens in {corpus.lines:,} lines; training on {len(corpus.ids):,} tokens of "
+        f"{corpus.tokens_read:,} tokens in {corpus.lines:,} lines; training on {corpus.size:,} tokens of "
         f"{words:,} different words"
     )
     why = {
