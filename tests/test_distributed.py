@@ -9,17 +9,27 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import embedtrain
 from embedtrain import corpus as corpora
+from embedtrain import exchange, local_sgd, ops, sources
+from embedtrain.loop import State
 from embedtrain.options import Options
+from embedtrain.parts import cut
 
 WAIT = 90  # seconds: the machine of the tests may be slow
 
@@ -43,11 +53,11 @@ class Ranks:
     def __init__(self, commands: Sequence[Sequence[str]], environments: Sequence[dict[str, str]], folder: Path) -> None:
         self.logs = [folder / f"rank{number}.log" for number in range(len(commands))]
         self.processes = []
-        for command, given, log in zip(commands, environments, self.logs, strict=True):
+        for command, told, log in zip(commands, environments, self.logs, strict=True):
             with log.open("wb") as file:
                 self.processes.append(
                     subprocess.Popen(
-                        command, env=given, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=file
+                        command, env=told, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=file
                     )
                 )
 
@@ -178,10 +188,6 @@ def test_ranks_encode_and_draw_what_one_does(tmp_path: Path) -> None:
 
 
 def _windows(encoded: corpora.Corpus, options: Options) -> list[list[int]]:
-    import torch
-
-    from embedtrain import ops
-
     counts = torch.from_numpy(encoded.vocabulary.counts)
     ids, offsets = torch.from_numpy(encoded.ids), torch.from_numpy(encoded.offsets)
     windows = ops.list_windows(
@@ -296,3 +302,222 @@ def test_a_killed_rank_ends_all(corpus: Path, tmp_path: Path, victim: int) -> No
         assert codes == [1, 1]
         (message,) = ranks.messages
     assert f"rank {victim}" in message
+
+
+# ---- going on
+
+
+def _interrupted(folder: Path, size: int, *arguments: object) -> None:
+    """Train until the second checkpoint is there, and kill a rank then."""
+    with running(folder, size, *arguments) as ranks:
+        end = time.monotonic() + WAIT
+        while not list((Path(str(arguments[2])) / "checkpoints").glob("*2.safetensors")):
+            assert time.monotonic() < end, ranks.said
+            time.sleep(0.02)
+        ranks.processes[-1].kill()
+        ranks.wait(60)
+
+
+def test_going_on_with_as_many_ranks_and_with_others(corpus: Path, tmp_path: Path) -> None:
+    arguments = (*OPTIONS, "--epochs", "300", "--checkpoint-every", "2Mtokens")
+    with running(tmp_path / "whole", 2, corpus, "--out", tmp_path / "uninterrupted", *arguments) as ranks:
+        assert ranks.wait() == [0, 0], ranks.said
+    out = tmp_path / "out"
+    _interrupted(tmp_path / "first", 2, corpus, "--out", out, *arguments)
+    assert not (out / "embedding.pt").exists()
+    shutil.copytree(out, tmp_path / "other")
+    with running(tmp_path / "second", 2, corpus, "--out", out, "--resume", *arguments) as ranks:
+        assert ranks.wait() == [0, 0], ranks.said
+        assert "going on from" in ranks.said[0]
+    weights = [(folder / "embedding.pt").read_bytes() for folder in (tmp_path / "uninterrupted", out)]
+    assert weights[0] == weights[1]  # to the bit
+
+    with running(tmp_path / "third", 3, "--out", tmp_path / "other", "--resume", corpus) as ranks:
+        assert ranks.wait() == [0, 0, 0], ranks.said
+        assert "going on from" in ranks.said[0]
+    finished, whole = embedtrain.load(tmp_path / "other"), embedtrain.load(out)
+    assert finished.metrics[-1]["position"] == whole.metrics[-1]["position"]
+    assert finished.metrics[-1]["loss"] == pytest.approx(whole.metrics[-1]["loss"], rel=0.1)
+
+
+def test_what_is_left_of_an_epoch_is_divided_without_gap_or_overlap() -> None:
+    for size in (97, 1000):
+        state = State(position=3 * size)
+        trained = np.zeros(size, int)
+        for ranks, until in ((4, 0.3), (3, 0.5), (1, 0.6), (5, 1.0)):
+            if state.ranks != ranks:
+                if state.position % size:
+                    state.left, state.left_at = local_sgd.remaining(state, size), state.position
+                state.ranks = ranks
+            before = local_sgd.remaining(state, size)
+            position = 3 * size + int(until * size)
+            if position < 4 * size:
+                state.position = position
+                after = local_sgd.remaining(state, size)
+            else:
+                after = []
+            for spans, sign in ((before, 1), (after, -1)):
+                for begin, end in spans:
+                    trained[begin:end] += sign
+            assert trained.max() == 1
+        assert trained.min() == 1
+
+
+# ---- the exchange
+
+
+def test_the_weight_is_between_the_sum_and_the_mean() -> None:
+    settled = torch.logspace(-6, 3, 50)
+    for ranks in (1, 2, 8, 64):
+        weights = exchange.weight(settled, ranks)
+        assert weights[0] == 1
+        assert weights[-1] == pytest.approx(min(exchange.REACH / ranks, 1))
+        assert (weights.diff() <= 0).all()
+        # A direction of the assumed curvature, optimum at 0, all ranks from the same value: never further than REACH.
+        moved = weights * ranks * -torch.expm1(-settled)
+        assert (moved <= exchange.REACH + 1e-6).all()
+
+
+def test_rows_are_exchanged_as_seldom_as_their_updates_allow() -> None:
+    touches = torch.tensor([1e-1, 1e-3, 1e-5, 1e-3, 1e-9])
+    found = exchange.tiers(touches, rate=0.025, ranks=4, round_positions=1000, longest=20)
+    every = torch.zeros(5)
+    for rows, rounds in found:
+        every[rows] = rounds
+    unseen = 0.025 * 4 * 1000 * touches * every
+    assert every.tolist() == [1, 16, 16, 16, 16]
+    assert ((unseen <= exchange.UNSEEN) | (every == 1)).all()
+
+
+class _Memory:
+    """Ranks that are threads: sums of their tensors."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._barrier = threading.Barrier(size)
+        self._given: list[torch.Tensor] = [torch.empty(0)] * size
+
+    def member(self, rank: int) -> Any:
+        def start_sum(values: torch.Tensor) -> Any:
+            self._given[rank] = values
+            self._barrier.wait()
+            total = torch.stack(self._given).sum(0)
+            self._barrier.wait()
+            values.copy_(total)
+            return SimpleNamespace(wait=lambda: None)
+
+        return SimpleNamespace(rank=rank, size=self.size, start_sum=start_sum)
+
+
+def test_rare_rows_are_summed_and_frequent_ones_averaged() -> None:
+    touches = torch.tensor([10.0, 1e-6, 10.0, 1e-6])
+    memory, size = _Memory(4), 4
+    learned = torch.rand(size, 2, 4, 3)
+    tables = [(torch.ones(4, 3), torch.zeros(4, 3)) for _ in range(size)]
+
+    def run(rank: int) -> None:
+        link = exchange.Exchange(
+            *tables[rank], (touches, touches), memory.member(rank), rate=0.025, round_positions=1000, rounds=4
+        )
+        for step in (1, 2):  # the second is learned while the first is under way
+            for table, more in zip(tables[rank], learned[rank], strict=True):
+                table += more
+            link.start(step, 1000.0 * step, 0.025)
+        link.settle(2000.0, 0.025)
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for input, output in tables:
+        assert torch.equal(input, tables[0][0])
+        assert torch.equal(output, tables[0][1])
+    total = 2 * learned.sum(0)
+    for number, start in ((0, 1.0), (1, 0.0)):
+        moved = tables[0][number] - start
+        torch.testing.assert_close(moved[[1, 3]], total[number][[1, 3]])
+        torch.testing.assert_close(moved[[0, 2]], exchange.REACH / size * total[number][[0, 2]])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from([b"a", b"bb", b" ", b"\n", b"\r\n"]), max_size=40), min_size=1, max_size=4),
+    st.integers(1, 5),
+)
+def test_files_are_cut_at_line_ends(contents: list[list[bytes]], parts: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        found = []
+        for number, pieces in enumerate(contents):
+            path = Path(folder) / f"{number}.txt"
+            path.write_bytes(b"".join(pieces))
+            found.append(sources.find(path))
+        read = []
+        for part in range(parts):
+            for source in cut(found, parts, part):
+                data = b"".join(bytes(chunk) for _, chunk in sources.read([source], lambda done, total: None, 7))
+                assert len(data) == source.size
+                assert source.begin == 0 or Path(source.name).read_bytes()[source.begin - 1 : source.begin] == b"\n"
+                read.append((source.name, data))
+        for source in found:
+            assert b"".join(data for name, data in read if name == source.name) == Path(source.name).read_bytes()
+
+
+# ---- over a network
+
+
+@pytest.fixture
+def two_machines() -> Iterator[tuple[list[str], list[str], str]]:
+    """Two network namespaces with a link between them: how to run a command in each, and the address of the first."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("needs root and ip(8)")
+    names = [f"embedtrain{os.getpid()}{side}" for side in "ab"]
+
+    def ip(*arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+    try:
+        try:
+            for name in names:
+                ip("netns", "add", name)
+            ip("link", "add", "eta", "netns", names[0], "type", "veth", "peer", "name", "etb", "netns", names[1])
+            for name, device, address in zip(names, ("eta", "etb"), ("10.77.0.1/24", "10.77.0.2/24"), strict=True):
+                ip("-n", name, "address", "add", address, "dev", device)
+                ip("-n", name, "link", "set", device, "up")
+                ip("-n", name, "link", "set", "lo", "up")
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespaces here: {error.stderr.decode()}")
+        yield *(["ip", "netns", "exec", name] for name in names), "10.77.0.1"  # type: ignore[misc]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+@pytest.mark.parametrize("link", ["stays", "is cut"])
+def test_two_machines(corpus: Path, tmp_path: Path, two_machines: Any, link: str) -> None:
+    first, second, address = two_machines
+    epochs = "2" if link == "stays" else "5000"
+    command = [sys.executable, "-m", "embedtrain.fit", str(corpus), *OPTIONS, "--epochs", epochs]
+    environments = []
+    for rank, device in enumerate(("eta", "etb")):
+        told = environment(rank, 2, 29500, address) | {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        environments.append(told | {"GLOO_SOCKET_IFNAME": device})
+    commands = [[*where, *command, "--out", str(tmp_path / f"out{rank}")] for rank, where in enumerate((first, second))]
+    ranks = Ranks(commands, environments, tmp_path)
+    try:
+        if link == "is cut":
+            _wait_for(ranks.logs[0], "different words")
+            time.sleep(1)
+            subprocess.run(["ip", "-n", second[-1], "link", "set", "etb", "down"], check=True)
+            assert ranks.wait(60) == [1, 1]
+            assert len(ranks.messages) == 2  # one on each side of the cut
+            assert "rank 1" in ranks.said[0]
+            assert "rank 1" in ranks.said[1]
+            assert "store" in ranks.said[1]
+        else:
+            assert ranks.wait() == [0, 0], ranks.said
+            assert (tmp_path / "out0" / "embedding.pt").exists()
+    finally:
+        for process in ranks.processes:
+            process.kill()
+            process.wait()
