@@ -1,6 +1,7 @@
 # make fit                train on the built-in corpus, or on CORPUS=my.txt
 # make test               everything that CI runs
 # make browser            install Chromium (Debian), in which the tests of the map run; without one they are skipped
+# make fuzz               fuzz the native core for SECONDS (60)
 # make benchmark          compare with gensim; see benchmarks/README.md
 # make registers          registers, stack, spills and shared memory of the CUDA kernels
 # Both of the first set up what they need in .venv on a fresh machine with Python >= 3.10 and a C++ compiler.
@@ -10,20 +11,22 @@ VENV ?= .venv
 CORPUS ?=
 OUT ?= out
 ARGS ?=
+SECONDS ?= 60
 
 BIN = $(VENV)/bin
-SOURCES = $(shell find csrc tests/cuda -type f) $(wildcard benchmarks/*.cu)
+SOURCES = $(shell find csrc tests/cuda tests/fuzz -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh') $(wildcard benchmarks/*.cu)
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # As many tests at once as there are processors.
 PARALLEL = -n logical --dist worksteal
 CORE = pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f)
 
-.PHONY: fit test browser lint format pytest sanitize benchmark registers clean
+.PHONY: fit test browser lint format pytest sanitize threads fuzz benchmark registers clean
 
 fit: $(VENV)/fit
 	$(BIN)/python -m embedtrain.fit $(CORPUS) --out $(OUT) $(ARGS)
 
-test: lint pytest sanitize
+test: lint pytest sanitize threads
+	$(MAKE) fuzz SECONDS=5
 
 # Each stands for an environment with the native core built into embedtrain/.
 $(VENV)/fit: $(CORE)
@@ -61,6 +64,35 @@ sanitize: $(VENV)/test
 	  $(BIN)/python setup.py --quiet build --build-lib $(SANITIZED)
 	EMBEDTRAIN_SANITIZE=address,undefined LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) $(BIN)/pytest -m native $(PARALLEL)
+
+# Those that start threads, over a core built with the thread sanitizer. tests/races.txt names the races that are meant
+# to be. setarch: GCC's runtime before 14 does not know how Linux lays out memory at random since 6.5.
+THREADS = build/threads
+threads: $(VENV)/test
+	PATH=$(abspath $(BIN)):$$PATH EMBEDTRAIN_CUDA=off EMBEDTRAIN_SANITIZE=thread \
+	  $(BIN)/python setup.py --quiet build --build-lib $(THREADS)
+	EMBEDTRAIN_SANITIZE=thread LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" PYTHONPATH=$(THREADS) \
+	  TSAN_OPTIONS="suppressions=$(abspath tests/races.txt) halt_on_error=1" setarch -R $(BIN)/pytest -m threads
+
+# tests/fuzz/: one program for each .cpp but the driver; seeds in the folder of its name. What it finds stays in build/.
+FUZZED = build/fuzz
+FUZZ_FLAGS = -std=c++17 -O1 -g -Icsrc -pthread -fno-omit-frame-pointer -fsanitize=address,undefined \
+  -fno-sanitize-recover=all
+fuzz: $(FUZZED)/encoder $(FUZZED)/vectors
+	for each in encoder vectors; do \
+	  mkdir -p $(FUZZED)/$$each-inputs && cp -r tests/fuzz/$$each/. $(FUZZED)/$$each-inputs && \
+	  (cd $(FUZZED) && ./$$each $(SECONDS) $$each-inputs) || exit 1; done
+
+$(FUZZED)/driver.o: tests/fuzz/driver.cpp
+	mkdir -p $(FUZZED)
+	$(CXX) $(FUZZ_FLAGS) -c $< -o $@
+
+FUZZ_SOURCES = $(wildcard csrc/corpus/*) $(wildcard csrc/vectors/*)
+$(FUZZED)/encoder: tests/fuzz/encoder.cpp $(FUZZED)/driver.o $(FUZZ_SOURCES)
+	$(CXX) $(FUZZ_FLAGS) -fsanitize-coverage=trace-pc $< $(wildcard csrc/corpus/*.cpp) $(FUZZED)/driver.o -o $@
+
+$(FUZZED)/vectors: tests/fuzz/vectors.cpp $(FUZZED)/driver.o $(FUZZ_SOURCES)
+	$(CXX) $(FUZZ_FLAGS) -fsanitize-coverage=trace-pc $< $(wildcard csrc/vectors/*.cpp) $(FUZZED)/driver.o -o $@
 
 benchmark: $(VENV)/test
 	$(PIP) -e '.[benchmark]'

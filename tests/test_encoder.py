@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import subprocess
 import sys
@@ -165,12 +166,14 @@ def large_text(seed, size=1_500_000):
     return b"".join(parts)
 
 
+@pytest.mark.threads
 @pytest.mark.parametrize(("workers", "chunk"), [(1, 1 << 30), (2, 1 << 30), (3, 700_001), (7, 131_072), (2, 999)])
 def test_large_texts_do_not_depend_on_workers_or_chunks(workers, chunk):
     files = [large_text(1), large_text(2).replace(b"\n", b" ")]
     assert encode(files, workers, chunk, min_count=2) == expected(files, min_count=2)
 
 
+@pytest.mark.threads
 @pytest.mark.parametrize("workers", [1, 2, 5])
 @pytest.mark.parametrize("bad", [b"\xff", b"a\0b"])
 def test_the_first_of_many_bad_bytes_is_the_same_for_any_number_of_workers(workers, bad):
@@ -195,11 +198,12 @@ def test_many_distinct_words_make_the_table_grow():
 tricky_bytes = st.sampled_from([*SPACES, 0, 8, 14, 31, 33, 127, 128, 137, 160, 255])
 
 
+@pytest.mark.threads
 @pytest.mark.parametrize("workers", [2, 5])
-def test_large_tables_are_merged_in_parallel(workers):
+def test_a_table_grows_while_several_threads_fill_it(workers):
     draw = random.Random(3)
-    words = [f"w{i}" if i % 7 else f"a-rather-long-word-number-{i}" for i in range(200_000)]
-    tokens = draw.sample(words, len(words)) + draw.choices(words, k=600_000)
+    words = [f"w{i}" if i % 7 else f"a-rather-long-word-number-{i}" for i in range(100_000)]
+    tokens = draw.sample(words, len(words)) + draw.choices(words, k=200_000)
     encoder = _native.Encoder(workers, "strict")
     encoder.feed(" ".join(tokens).encode())
     encoder.end_file()
@@ -241,6 +245,7 @@ def test_spilling_changes_nothing(files, workers, chunk, errors, spills, **optio
     assert spilled == expected(files, errors, **options)
 
 
+@pytest.mark.threads
 @pytest.mark.parametrize(
     ("workers", "chunk", "memory"), [(1, 1 << 30, 1), (2, 99_999, 1), (3, 1 << 30, 1 << 20), (2, 999, 1 << 22)]
 )
@@ -256,6 +261,7 @@ def test_the_first_bad_byte_is_reported_when_words_were_spilled(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells the peak memory of a process")
+@pytest.mark.skipif("EMBEDTRAIN_SANITIZE" in os.environ, reason="sanitizers take memory of their own")
 def test_only_the_words_of_the_vocabulary_are_in_memory(tmp_path):
     source = """
 import sys

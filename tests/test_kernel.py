@@ -387,6 +387,7 @@ def test_workers_train_on_the_same_samples(kernel, workers, block):
     assert another_seed != pytest.approx(one[2][0][0].item(), rel=1e-5)
 
 
+@pytest.mark.threads
 def test_workers_learn_the_same(kernel):
     frozen = train(dataclasses.replace(MANY, alpha=0.0, min_alpha=0.0))[2][0]
     one, many = train(MANY)[2][0], train(MANY, workers=4)[2][0]
@@ -426,6 +427,7 @@ def train_once_locked(kernel: str) -> list[torch.Tensor]:
     return train(dataclasses.replace(MANY, lock=0.5, epochs=2))[2]
 
 
+@pytest.mark.threads
 def test_tables_are_complete_after_synchronising(kernel):
     """What the threads have learned is in the tables then, once, and the next block goes on from there."""
     input, output = MANY.new_tables()

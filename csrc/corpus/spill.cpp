@@ -44,7 +44,7 @@ void WordRuns::add(WordTable& table, std::size_t first_id, const Changes& change
         });
         for (std::size_t i = 0; i < ranges; ++i) {
             run.at[range + i] = written_;
-            file_.write(parts[i].data(), parts[i].size(), written_);
+            if (!parts[i].empty()) file_.write(parts[i].data(), parts[i].size(), written_);
             written_ += static_cast<std::int64_t>(parts[i].size());
         }
     }

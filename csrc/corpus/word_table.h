@@ -39,7 +39,7 @@ struct WordKey {
             tail = reinterpret_cast<std::uintptr_t>(word.data());
         } else {
             char bytes[kInline] = {};
-            std::memcpy(bytes, word.data(), word.size());
+            std::copy(word.begin(), word.end(), bytes);
             std::memcpy(&head, bytes, 8);
             std::memcpy(&tail, bytes + 8, 8);
         }
