@@ -474,3 +474,37 @@ def test_the_windows_of_one_line_of_a_million_words(kernel, block):
     case = million_words()
     parts = [case.native_windows(0, at, min(at + block, case.tokens)) for at in range(0, case.tokens, block)]
     assert_same_windows(joined(parts), flat(reference_windows_of_a_million_words(), case.negative))
+
+
+def test_tables_of_more_than_four_billion_numbers(kernel, tmp_path):
+    """In sparse files, of which only the rows of the last words are ever touched: no index wraps around."""
+    dim, used, tokens = 1024, 50, 400
+    vocabulary = 2**32 // dim + 1000
+    first = vocabulary - used
+    rng = np.random.default_rng(5)
+    ids = rng.integers(first, vocabulary, tokens).astype(np.int32)
+    offsets = np.array([0, 150, tokens])
+    counts = np.zeros(vocabulary, np.int64)
+    counts[first:] = 1 + np.bincount(ids - first, minlength=used)
+    keep, noise = ops.keep_thresholds(torch.from_numpy(counts), 1e-2), ops.alias_table(torch.from_numpy(counts), 0.75)
+    schedule = Case().schedule
+    expected = [rng.normal(size=(used, dim)) / np.sqrt(dim) for _ in range(2)]
+    files = [np.memmap(tmp_path / name, np.float32, "w+", shape=(vocabulary, dim)) for name in ("input", "output")]
+    for table, start in zip(files, expected, strict=True):
+        table[first:] = start
+    stats = torch.zeros(3, dtype=torch.float64)
+    torch.ops.embedtrain.train_block(
+        *map(torch.from_numpy, files), stats, torch.from_numpy(ids), torch.from_numpy(offsets), keep, noise,
+        0, tokens, 0, tokens, 0, **schedule, workers=1,
+    )  # fmt: skip
+    for window in reference.windows(
+        ids, offsets, keep.numpy().view(np.uint32), noise.numpy().view(np.uint32), epoch=0, **schedule
+    ):
+        own = dataclasses.replace(window, negatives=window.negatives - first)
+        reference.train_window(*expected, ids - first, own)
+    assert stats[1] > tokens
+    for table, trained in zip(files, expected, strict=True):
+        assert np.abs(table[first:] - trained).max() <= 3e-5 * np.abs(trained).max()
+        assert not table[: 2 * used].any()
+    for name in ("input", "output"):
+        assert (tmp_path / name).stat().st_blocks * 512 < 64 << 20
