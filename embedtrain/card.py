@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     from embedtrain.embeddings import Embeddings
 
+PICTURES = {"curve.svg": "Loss during training", "frequencies.svg": "How often words occur"}
+"""Pictures that the card shows, and what to call them."""
+
 _TAGS = ("word2vec", "static-embeddings", "embeddings", "pytorch")
 _NEIGHBOURS = 5
 # Words whose neighbours are shown, of each of frequent, middling and rare ones.
@@ -48,10 +51,6 @@ def model_card(embeddings: Embeddings, export: Sequence[str] = (), pictures: Seq
     card = "\n\n".join(sections) + "\n"
     evaluation = config.get("evaluation")
     return card if evaluation is None else with_evaluation(card, evaluation)
-
-
-PICTURES = {"curve.svg": "Loss during training", "frequencies.svg": "How often words occur"}
-"""Pictures that the card shows, and what to call them."""
 
 
 def with_evaluation(card: str, evaluation: Mapping[str, Any]) -> str:
