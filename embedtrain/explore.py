@@ -205,7 +205,7 @@ def _assemble(title: str, data: dict[str, bytes]) -> str:
         "size": f"{sum(map(len, blocks.values())) / 1e6:.1f} MB",
         "data": "\n".join(f'<script type="text/plain" id="{name}">{block}</script>' for name, block in blocks.items()),
     }
-    files = resources.files("embedtrain") / "page"
+    files = resources.files("embedtrain.page")
 
     def part(match: re.Match[str]) -> str:
         name = match[1]
