@@ -89,7 +89,7 @@ class _Slice:
     phase: int
     base: tuple[Tensor, Tensor]  # (n, D) of each table: the value that all ranks agree on
     touches: Tensor  # (2, n, 1) expected updates per position of a rank
-    since: float = 0  # position on each rank up to which all is in base, or on its way
+    since: float  # position on each rank up to which all is in base, or on its way
 
 
 @dataclass
@@ -107,6 +107,7 @@ class Exchange:
     :param input: (V, D), the same on all ranks at the start. :param output: likewise.
     :param touches: (V,) of the input and the output table: expected updates per position of a rank.
     :param rate: the highest learning rate. :param rounds: in the whole training.
+    :param position: trained by each rank before, in which the tables agree.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Exchange:
         rate: float,
         round_positions: float,
         rounds: int,
+        position: float = 0,
     ) -> None:
         self._tables = (input, output)
         self._group = group
@@ -129,9 +131,9 @@ class Exchange:
         both = torch.stack(touches).to(input.device, torch.float32)
         longest = max(rounds // _EXCHANGES, 1)
         for rows, every in tiers(both.amax(0), rate, group.size, round_positions, longest):
-            self._slices += self._sliced(rows, every, both)
+            self._slices += self._sliced(rows, every, both, position)
 
-    def _sliced(self, rows: Rows, every: int, touches: Tensor) -> list[_Slice]:
+    def _sliced(self, rows: Rows, every: int, touches: Tensor, position: float) -> list[_Slice]:
         """Cut a tier so that a part of it is due in every round."""
         first, size = (rows.start, rows.stop - rows.start) if isinstance(rows, slice) else (0, len(rows))
         parts = min(max(-(-size * 2 * self._tables[0].shape[1] // _SLICE), every), size)
@@ -140,7 +142,7 @@ class Exchange:
             begin, end = size * part // parts, size * (part + 1) // parts
             some = slice(first + begin, first + end) if isinstance(rows, slice) else rows[begin:end]
             base = self._tables[0][some].clone(), self._tables[1][some].clone()
-            found.append(_Slice(some, every, part % every, base, touches[:, some].unsqueeze(2)))
+            found.append(_Slice(some, every, part % every, base, touches[:, some].unsqueeze(2), position))
         return found
 
     def start(self, number: int | None, position: float, rate: float) -> None:
