@@ -264,6 +264,7 @@ def billion(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from embedtrain import cuda
+    from embedtrain.corpus import Corpus
     from embedtrain.loop import State, train_blocks
     from embedtrain.options import Options
 
@@ -271,14 +272,15 @@ def billion(options: argparse.Namespace) -> dict[str, Any]:
     ids, offsets, counts = ids.cpu().numpy(), offsets.cpu().numpy().astype(np.int64), counts.cpu().numpy()
     torch.cuda.empty_cache()
 
-    class Vocabulary:
+    class Vocabulary:  # words do not matter
         def __len__(self) -> int:
             return len(self.counts)
 
-    class Corpus:
-        vocabulary = Vocabulary()
-
-    Vocabulary.counts, Corpus.ids, Corpus.offsets = counts, ids, offsets
+    Vocabulary.counts = counts
+    corpus = Corpus(
+        ids, offsets, Vocabulary(), sources=(), tokens_read=len(ids), lines=len(offsets) - 1, dropped={}, replaced=0,
+        fingerprint="",
+    )  # fmt: skip
     settings = Options(dim=100, epochs=1, sample=1e-3)
     results = {}
     for name, free in (("resident", None), ("streamed", 0)):
@@ -289,7 +291,7 @@ def billion(options: argparse.Namespace) -> dict[str, Any]:
         input, output = cuda.tables(len(counts), settings, DEVICE)
         ready = time.perf_counter()
         last = {}
-        engine = cuda.Gpu(Corpus(), settings, input, output, card=card)
+        engine = cuda.Gpu(corpus, settings, input, output, card=card)
         for report, _ in train_blocks(engine, len(ids), settings, State()):
             last = report
         trained = time.perf_counter()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import settings
 
@@ -9,6 +11,10 @@ from hypothesis import settings
 # The examples are the same in every run, so that a failure is the change's.
 settings.register_profile("embedtrain", deadline=None, derandomize=True)
 settings.load_profile("embedtrain")
+
+# A job in the background or under nohup ignores these, and so would all that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

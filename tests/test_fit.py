@@ -261,11 +261,6 @@ def test_no_memory_elsewhere(main: Callable[..., int], monkeypatch: pytest.Monke
 # --- the run is cut short ------------------------------------------------------------------------------------------
 
 
-def heed_interrupts() -> None:
-    """Undo what a shell does to jobs in the background, which are to ignore Ctrl-C, should the tests be one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("reading", [True, False], ids=["while-reading", "while-training"])
 def test_interrupted(folder: Path, reading: bool, number: signal.Signals, code: int) -> None:
@@ -274,7 +269,6 @@ def test_interrupted(folder: Path, reading: bool, number: signal.Signals, code: 
     with subprocess.Popen(
         [*COMMAND, corpus, "--epochs", "1000000", "--out", "made/out"],
         cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=heed_interrupts,
     ) as process:  # fmt: skip
         try:
             started = "made/out.partial-*" if reading else "made/out.partial-*/metrics.jsonl"
@@ -307,7 +301,6 @@ def test_interrupted_while_torch_is_imported_beside_the_reading(folder: Path) ->
     before = tree(folder)
     with subprocess.Popen(
         [*COMMAND, "-"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        preexec_fn=heed_interrupts,
     ) as process:  # fmt: skip
         try:
             assert process.stdin is not None

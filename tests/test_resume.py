@@ -22,7 +22,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_cuda import FakeCard, new_corpus
-from test_fit import COMMAND, TEXT, heed_interrupts
+from test_fit import COMMAND, TEXT
 
 import embedtrain
 from embedtrain import cuda, fit, train, training_state
@@ -623,7 +623,6 @@ def test_standard_input_is_given_again(folder: Path) -> None:
     with subprocess.Popen(
         [*COMMAND, "-", *SMALL, "--epochs=1000000"],
         cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=heed_interrupts,
     ) as process:  # fmt: skip
         assert process.stdin is not None
         process.stdin.write(TEXT)
