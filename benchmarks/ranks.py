@@ -15,6 +15,8 @@ import argparse
 import dataclasses
 import itertools
 import json
+import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -94,7 +96,7 @@ def train(corpus: corpora.Corpus, options: Options, ranks: int) -> dict[str, Any
         engine = LocalSgd(make, own, options, member, state) if ranks > 1 else make(corpus)
         for _ in train_blocks(engine, size, options, state):
             pass
-        sent = engine.sent_bytes if isinstance(engine, LocalSgd) else 0
+        sent = engine.cost["exchanged_bytes"] if isinstance(engine, LocalSgd) else 0
         results[rank] = input, sent, state.reports[-1]["loss"]
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(ranks)]
@@ -111,6 +113,30 @@ def train(corpus: corpora.Corpus, options: Options, ranks: int) -> dict[str, Any
         "bytes_per_word": sent * ranks / (size * options.epochs),
         "cpu_seconds": time.process_time() - start,
     }
+
+
+def speed(corpus: Path, epochs: int, rounds: int) -> None:
+    """Compare two ranks of one thread with one rank of two threads, in turn, by the words per second of training."""
+    one = [sys.executable, "-m", "embedtrain.fit", str(corpus), "--device", "cpu", "--epochs", str(epochs)]
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *one[1:]]
+    ratios = []
+    for _ in range(rounds):
+        results = []
+        for command, workers in ((one, "2"), (two, "1")):
+            with tempfile.TemporaryDirectory() as folder:
+                command = [*command, "--workers", workers, "--out", f"{folder}/out", "--checkpoint-every", "off"]
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                results.append(json.loads(Path(folder, "out", "config.json").read_text()))
+        threads, ranks = (result["results"] for result in results)
+        ratios.append(ranks["words_per_second"] / threads["words_per_second"])
+        words = results[1]["corpus"]["tokens"] * epochs / 2
+        print(
+            f"two threads {threads['words_per_second']:,} words/s, two ranks {ranks['words_per_second']:,}: "
+            f"{ratios[-1]:.2f}; {ranks['exchanged_bytes'] / words:.0f} bytes a word, "
+            f"waiting {ranks['waited_seconds'] / ranks['training_seconds']:.1%}",
+            file=sys.stderr,
+        )
+    print(f"median of {rounds}: {statistics.median(ratios):.2f}", file=sys.stderr)
 
 
 def score(table: torch.Tensor, words: list[str], options: argparse.Namespace) -> dict[str, float]:
@@ -139,12 +165,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--dim", type=int, default=100)
     parser.add_argument("--sample", type=float, default=1e-3)
+    parser.add_argument("--speed", type=int, default=0, help="only compare two ranks with two threads, so many times")
     parser.add_argument("--json", type=Path, help="append every run to this file, a line each")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
+    if options.speed:
+        return speed(options.corpus, options.epochs, options.speed)
     torch.set_num_threads(1)
     corpus = corpora.encode(options.corpus, Options(workers=1))
     for ranks, length, combine in itertools.product(options.ranks, options.round, options.combine):

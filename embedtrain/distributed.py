@@ -128,7 +128,10 @@ class Ranks:
             raise LostRankError(
                 f"rank {self.rank}: cannot reach the store of torchrun at {_address()}: {_first_line(error)}"
             ) from error
-        self._watch = _Watch(PrefixStore("embedtrain", own_store), self.rank, self.size)
+        # The store lives on when torchrun starts the ranks again.
+        attempt = f"embedtrain/{_environment('TORCHELASTIC_RESTART_COUNT', 0)}"
+        store, own_store = PrefixStore(f"{attempt}/group", store), PrefixStore(attempt, own_store)
+        self._watch = _Watch(own_store, self.rank, self.size)
         self._watch.start()
         self.meet()
         self._owns_group = not dist.is_initialized()
@@ -452,6 +455,9 @@ def join(cuda: bool) -> Iterator[Ranks | None]:
         ranks.leave()
         _joined = None
     except BaseException as error:
+        if threading.current_thread() is threading.main_thread():
+            # torchrun ends all ranks when it sees that one has gone; but it takes a few seconds to know which.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         explained = ranks.explain(error)
         if explained is None:
             raise

@@ -10,6 +10,7 @@ on it and a run can be repeated. docs/scaling.md has the reasons and the measure
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -127,6 +128,8 @@ class Exchange:
         self._running: list[_Running] = []
         self.bytes = 0
         """Bytes of differences that this rank has given to sums."""
+        self.waited = 0.0
+        """Seconds in which this rank has waited for sums."""
         self._slices: list[_Slice] = []
         both = torch.stack(touches).to(input.device, torch.float32)
         longest = max(rounds // _EXCHANGES, 1)
@@ -189,7 +192,9 @@ class Exchange:
         self._running.append(_Running(part, snapshot, values, weights, self._group.start_sum(values)))
 
     def _finish(self, running: _Running) -> None:
+        start = time.perf_counter()
         running.sum.wait()
+        self.waited += time.perf_counter() - start
         part = running.slice
         for table, base, snapshot, difference, factor in zip(
             self._tables, part.base, running.snapshot, running.values, running.weight, strict=True

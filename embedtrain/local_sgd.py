@@ -231,9 +231,11 @@ class LocalSgd:
         return max(options.alpha - (options.alpha - options.min_alpha) * share, options.min_alpha)
 
     @property
-    def sent_bytes(self) -> int:
-        """What this rank has given to exchanges so far."""
-        return 0 if self._exchange is None else self._exchange.bytes
+    def cost(self) -> dict[str, float]:
+        """What exchanges have cost this rank: bytes given to them, seconds of waiting."""
+        if self._exchange is None:
+            return {}
+        return {"exchanged_bytes": self._exchange.bytes, "waited_seconds": round(self._exchange.waited, 3)}
 
     def synchronise(self) -> None:
         """Bring into the tables all that all ranks have learned."""

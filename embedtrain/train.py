@@ -110,6 +110,7 @@ def train(
         require_finite("output", output, options.to_dict())
         if start.saves and checkpoints is not None:
             checkpoints.finish(state, input, output)
+    cost = engine.cost if isinstance(engine, LocalSgd) else {}
     if ranks is not None:
         evaluation = None  # it was of this rank's tables, between two exchanges
     reports = state.reports
@@ -141,7 +142,7 @@ def train(
             evaluation = examination.examine(input, state.position)
         config["evaluation"] = evaluation.to_dict()
     if ranks is not None:
-        config["results"]["ranks"] = ranks.size
+        config["results"] |= {"ranks": ranks.size, **cost}
     if start.source is not None:
         config["init_from"] = dict(start.source)
     assemble = _by_word if corpus.tokenizer_json is None else _by_token_id

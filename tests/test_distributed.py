@@ -522,3 +522,30 @@ def test_two_machines(corpus: Path, tmp_path: Path, two_machines: Any, link: str
         for process in ranks.processes:
             process.kill()
             process.wait()
+
+
+def test_torchrun_restarts_from_the_last_checkpoint(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", "--standalone"]
+    arguments = (corpus, "--out", out, *OPTIONS, "--epochs", "300", "--checkpoint-every", "1Mtokens")
+    with (tmp_path / "log").open("wb") as log:
+        agent = subprocess.Popen(
+            [sys.executable, *launcher, "-m", "embedtrain.fit", *map(str, arguments)],
+            stdout=subprocess.DEVNULL, stderr=log,
+        )  # fmt: skip
+    try:
+        end = time.monotonic() + WAIT
+        while not list((out / "checkpoints").glob("*2.safetensors")):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+        workers = [pid for pid in children if b"embedtrain.fit" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(int(workers[-1]), signal.SIGKILL)
+        assert agent.wait(WAIT) == 0
+    finally:
+        agent.kill()
+        agent.wait()
+    said = (tmp_path / "log").read_text()
+    assert said.count("embedtrain: rank 1 (") == 1
+    assert "going on from" in said
+    assert (out / "embedding.pt").exists()
