@@ -44,7 +44,6 @@ def run(train: Path, test: Path, embeddings: Path, tune: str, size: int, seed: i
         command += ["--embeddings", str(embeddings), "--tune", tune, "--train-size", str(size), "--seed", str(seed)]
         subprocess.run([*command, *more], check=True)
         config = json.loads((out / "config.json").read_text(encoding="utf-8"))
-        seconds = sum(json.loads(line)["seconds"] for line in (out / "metrics.jsonl").read_text().splitlines())
     results = config["results"]
     return {
         "tune": tune,
@@ -52,7 +51,6 @@ def run(train: Path, test: Path, embeddings: Path, tune: str, size: int, seed: i
         "seed": seed,
         "accuracy": results["test_accuracy"],
         "macro_f1": results["test_macro_f1"],
-        "seconds": round(seconds, 1),
     }
 
 
@@ -83,16 +81,20 @@ def picture(runs: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for tune in TUNE:
-        points = [
-            (size, values) for size in sorted({run["size"] for run in runs}) if (values := spread(runs, tune, size))
-        ]
-        sizes, means = [size for size, _ in points], [statistics.mean(values) for _, values in points]
-        axes.plot(sizes, means, marker="o", label=tune)
-        axes.fill_between(sizes, [values[0] for _, values in points], [values[-1] for _, values in points], alpha=0.2)
-    axes.set(xscale="log", xlabel="labelled reviews", ylabel="test accuracy", title="IMDB, BiLSTM on word embeddings")
-    axes.legend()
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    all_sizes = sorted({run["size"] for run in runs})
+    for number, tune in enumerate(TUNE):
+        points = [(size, values) for size in all_sizes if (values := spread(runs, tune, size))]
+        means = [statistics.mean(values) for _, values in points]
+        below = [mean - values[0] for mean, (_, values) in zip(means, points, strict=True)]
+        above = [values[-1] - mean for mean, (_, values) in zip(means, points, strict=True)]
+        sizes = [size * 1.04 ** (number - 1.5) for size, _ in points]  # beside each other, or the bars overlap
+        axes.errorbar(sizes, means, (below, above), marker="o", markersize=5, capsize=3, label=tune)
+    axes.set(xscale="log", xlabel="labelled reviews", ylabel="test accuracy")
+    axes.set_title("IMDB: a BiLSTM on word embeddings, mean and range over the seeds", fontsize=11)
+    axes.set_xticks(all_sizes, [f"{size:,}" for size in all_sizes])
+    axes.minorticks_off()
+    axes.legend(title="embeddings", loc="lower right")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
 
