@@ -159,7 +159,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--combine", nargs="+", choices=list(COMBINE), default=["weighted"])
     parser.add_argument(
-        "--round", type=int, nargs="+", default=[local_sgd.ROUND_TOKENS], help="tokens between exchanges"
+        "--round", type=int, nargs="+", default=[local_sgd.ROUND_TOKENS], help="tokens that others train in a round"
     )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each, with the seeds 1, 2, ...")
     parser.add_argument("--epochs", type=int, default=5)

@@ -99,7 +99,6 @@ class _Running:
     snapshot: tuple[Tensor, Tensor]  # (n, D) of each table
     values: Tensor  # (2, n, D) this rank's difference, and later that of all
     weight: Tensor  # (2, n, 1)
-    sum: Sum
 
 
 class Exchange:
@@ -126,6 +125,7 @@ class Exchange:
         self._tables = (input, output)
         self._group = group
         self._running: list[_Running] = []
+        self._sum: Sum | None = None  # of these, one behind the other
         self.bytes = 0
         """Bytes of differences that this rank has given to sums."""
         self.waited = 0.0
@@ -155,46 +155,52 @@ class Exchange:
         :param position: trained by each rank since the start of training. :param rate: the learning rate now.
         """
         self.apply()
-        for part in self._slices:
-            if part.every == 1 if number is None else number % part.every == part.phase:
-                self._start(part, position, rate)
+        due = [
+            part for part in self._slices if (part.every == 1 if number is None else number % part.every == part.phase)
+        ]
+        self._start(due, position, rate)
 
     def apply(self) -> None:
         """Take over what was exchanged, waiting for it."""
+        start = time.perf_counter()
+        if self._sum is not None:
+            self._sum.wait()
+        self._sum = None
+        self.waited += time.perf_counter() - start
         for running in self._running:
             self._finish(running)
         self._running.clear()
 
     def settle(self, position: float, rate: float) -> None:
         """Exchange everything: afterwards the tables of all ranks are equal, to the bit."""
-        self.apply()
         for part in self._slices:
-            self._start(part, position, rate)
-            if len(self._running) > 1:
-                self._finish(self._running.pop(0))
+            self.apply()
+            self._start([part], position, rate)
         self.apply()
         for part in self._slices:
             for table, base in zip(self._tables, part.base, strict=True):
                 table[part.rows] = base
 
-    def _start(self, part: _Slice, position: float, rate: float) -> None:
-        positions = position - part.since
-        if positions == 0:
+    def _start(self, due: list[_Slice], position: float, rate: float) -> None:
+        due = [part for part in due if position > part.since]
+        if not due:
             return
-        part.since = position
-        shape = part.base[0].shape
-        values = torch.empty(2, *shape, device=self._tables[0].device)
-        snapshot = self._tables[0][part.rows].clone(), self._tables[1][part.rows].clone()
-        for now, base, difference in zip(snapshot, part.base, values, strict=True):
-            torch.sub(now, base, out=difference)
-        weights = weight(rate * positions / SETTLED * part.touches, self._group.size)
+        size = sum(2 * part.base[0].numel() for part in due)
+        values = torch.empty(size, device=self._tables[0].device)
+        at = 0
+        for part in due:
+            shape = part.base[0].shape
+            differences = values[at : (at := at + 2 * shape.numel())].view(2, *shape)
+            snapshot = self._tables[0][part.rows].clone(), self._tables[1][part.rows].clone()
+            for now, base, difference in zip(snapshot, part.base, differences, strict=True):
+                torch.sub(now, base, out=difference)
+            settled = rate * (position - part.since) / SETTLED * part.touches
+            part.since = position
+            self._running.append(_Running(part, snapshot, differences, weight(settled, self._group.size)))
         self.bytes += values.nbytes
-        self._running.append(_Running(part, snapshot, values, weights, self._group.start_sum(values)))
+        self._sum = self._group.start_sum(values)
 
     def _finish(self, running: _Running) -> None:
-        start = time.perf_counter()
-        running.sum.wait()
-        self.waited += time.perf_counter() - start
         part = running.slice
         for table, base, snapshot, difference, factor in zip(
             self._tables, part.base, running.snapshot, running.values, running.weight, strict=True

@@ -27,14 +27,13 @@ if TYPE_CHECKING:
     from embedtrain.distributed import Ranks
     from embedtrain.training_state import Checkpoints
 
-# Tokens of a round, of all ranks together. What they miss of each other grows with it, and the cost of exchanging
-# falls.
+# Tokens that the other ranks train in a round: what a rank misses. The cost of exchanging falls with it.
 ROUND_TOKENS = 1 << 16
 # Output rows start at zero and grow fast, each update building on those before. So the first block has exchanges after
 # so many positions of each rank, then twice as many, and so on.
 _FIRST_ROUND = 1 << 10
 # Of a block, what is trained while the exchange at the end of the block before is under way.
-_LAG = 8
+_LAG = 2
 
 Span = tuple[int, int]
 
@@ -105,7 +104,7 @@ class LocalSgd:
         self._own = make(corpus)
         self._part = corpus.part or Part(0, corpus.size, 0, corpus.size, corpus.sentences, corpus.size)
         self.input, self.output = self._own.input, self._own.output
-        round_tokens = max(ROUND_TOKENS // self._count, self._own.least_tokens)
+        round_tokens = max(ROUND_TOKENS // max(self._count - 1, 1), self._own.least_tokens)
         self.block_tokens = self._count * (self._own.block_tokens if ranks is None else round_tokens)
         self.ahead = max(self._own.ahead, 1)
         self.wants_save: Callable[[int], bool] = lambda position: False
