@@ -83,6 +83,7 @@ def train(
     if ranks is None and state.ranks == 1 and not state.left:
         engine = make(corpus)
     else:
+        torch.set_num_threads(max(torch.get_num_threads(), options.workers))  # torchrun has set one; exchanges use them
         engine = several = LocalSgd(make, corpus, options, ranks, state)
         keeper = RankKeeper(several, checkpoints) if start.saves else None
     evaluation: Evaluation | None = None
