@@ -271,12 +271,13 @@ class Ranks:
     def leave(self) -> None:
         """Sign off, after all has gone well on all ranks."""
         self.meet()
-        if self._owns_group:
-            self._beside(self._dist.destroy_process_group)
-        self._watch.close()
+        with _quietly():  # all have done all
+            if self._owns_group:
+                self._beside(self._dist.destroy_process_group)
+        self.linger()
 
     def linger(self) -> None:
-        """Sign off after a failure. Rank 0 may have the store, so it waits a little until the others know."""
+        """Sign off. Rank 0 may have the store, so it stays until the others know how it ended, but not long."""
         self._watch.close()
         if self.rank == 0:
             self._watch.see_off()
