@@ -35,7 +35,7 @@ class Examination:
 
         words, counts = corpus.vocabulary.words, corpus.vocabulary.counts
         self._evaluator = Evaluator(words, ranked_rows(words, counts), *self._sets, **self._lookup)
-        self._epoch, self._end = len(corpus.ids), len(corpus.ids) * epochs
+        self._epoch, self._end = corpus.size, corpus.size * epochs
         self._interval = self._end if self._every is None else self._every * self._epoch
         self._done = int(position / self._interval)
 

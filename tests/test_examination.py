@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,10 @@ import torch
 
 import embedtrain
 from embedtrain import evaluate, fit
+from embedtrain.corpus import encode
 from embedtrain.examination import Examination
+from embedtrain.options import Options
+from embedtrain.parts import Part
 from embedtrain.testsets import TestSets
 from embedtrain.word2vec import Word2Vec
 
@@ -32,6 +36,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "pairs.tsv").write_text("".join(f"w{a}\tw{b}\t{int(a // 10 == b // 10)}\n" for a, b in pairs))
     (folder / "questions.txt").write_text(": s\n" + "".join(f"w{a} w{b} W{a} w{b + 1}\n" for a, b in pairs))
     return folder
+
+
+def test_positions_are_those_of_all_ranks(files: Path) -> None:
+    """Of several ranks, this one has half of the ids in memory."""
+    corpus = encode(files / "corpus.txt", Options(min_count=1))
+    half = corpus.size // 2
+    part = Part(0, half, 0, corpus.size, corpus.sentences, 0)
+    examination = Examination(TestSets(pairs=(files / "pairs.tsv",)), 1.0)
+    examination.begin(dataclasses.replace(corpus, ids=corpus.ids[:half], part=part), 2, 0)
+    assert [examination.due(share * half) for share in (1, 2, 4)] == [False, True, True]
 
 
 def train(files: Path, out: Path, *more: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
