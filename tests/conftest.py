@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -30,3 +32,24 @@ def auto_is_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         from embedtrain import device
 
         monkeypatch.setattr(device, "gpu_problem", lambda *_: "tests train on the CPU")
+
+
+@pytest.fixture
+def refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[Callable[[Sequence[str]], int], Sequence[str]], str]:
+    """Run a command, in ``tmp_path``, that is to refuse its input: with exit code 2 and a line that is returned.
+
+    It must not write anything.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        assert main(arguments) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("embedtrain: ")
+        assert sorted(tmp_path.rglob("*")) == before
+        return error
+
+    return run

@@ -5,8 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -15,17 +13,11 @@
 #include <vector>
 
 #include "corpus/utf8.h"
+#include "require.h"
 
 using namespace embedtrain;
 
 namespace {
-
-void require(bool holds, const char* what) {
-    if (holds) return;
-    std::fprintf(stderr, "not so: %s\n", what);
-    std::abort();
-}
-#define REQUIRE(condition) require(condition, #condition)
 
 struct Expected {
     std::vector<std::string> words;

@@ -2,14 +2,13 @@
 // come. The first four bytes of the input choose the parser, the chunks and the options.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "require.h"
 #include "vectors/parser.h"
 #include "vectors/rows.h"
 #include "vectors/subwords.h"
@@ -17,13 +16,6 @@
 using namespace embedtrain;
 
 namespace {
-
-void require(bool holds, const char* what) {
-    if (holds) return;
-    std::fprintf(stderr, "not so: %s\n", what);
-    std::abort();
-}
-#define REQUIRE(condition) require(condition, #condition)
 
 struct Result {
     Parser::Status status;
