@@ -23,7 +23,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 import sys
@@ -36,12 +35,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedtrain.files import explained, lock, sync
+from embedtrain.files import explained, make_partial, remove_partials, sync
 
 _FORMAT = "embedtrain encoded corpus"
 _VERSION = 1
 _META = "meta.json"
-_PARTIAL = re.compile(r"[0-9a-f]{32}\.partial-[0-9a-f]{8}")
+_NAME = "[0-9a-f]{32}"
 
 Array = npt.NDArray[Any]
 
@@ -118,8 +117,8 @@ class Cache:
         if self._partial is None:
             with self.explained():
                 self.root.mkdir(parents=True, exist_ok=True)
-                self._remove_left_behind()
-                self._make()
+                remove_partials(self.root, _NAME)
+                self._partial, self._lock = make_partial(self.root / self._name)
         assert self._partial is not None
         return self._partial
 
@@ -218,33 +217,10 @@ class Cache:
             folder.rename(gone)
             shutil.rmtree(gone)
 
-    def _make(self) -> None:
-        """Make the folder and lock it."""
-        while True:
-            partial = self.root / f"{self._name}.partial-{secrets.token_hex(4)}"
-            partial.mkdir()
-            # Until it is locked, another process may take it for one that was left behind, and remove it.
-            with contextlib.suppress(FileNotFoundError, BlockingIOError):
-                self._lock = lock(partial)
-                if partial.exists():
-                    self._partial = partial
-                    return
-            self._unlock()
-
     def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-    def _remove_left_behind(self) -> None:
-        for path in self.root.iterdir():
-            if not _PARTIAL.fullmatch(path.name) or path.is_symlink():
-                continue
-            with contextlib.suppress(OSError):
-                taken = lock(path)
-                if taken is not None:
-                    shutil.rmtree(path, ignore_errors=True)
-                    os.close(taken)
 
 
 def map_array(path: Path, dtype: np.dtype[Any]) -> Array:

@@ -43,7 +43,7 @@ import numpy.typing as npt
 from embedtrain import plots, training_state
 from embedtrain.card import PICTURES, model_card, with_evaluation
 from embedtrain.errors import EmbedtrainError
-from embedtrain.files import exchange, explained, lock, sync
+from embedtrain.files import exchange, explained, make_partial, remove_partials, replace_file, sync, write_text
 from embedtrain.formats import FILES, check_export, write_export
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ class OutputFolder:
             self._check_target()
             self._make_parents()
             try:
-                self._remove_leftovers()
-                self._temporary, self._lock = self._make_temporary()
+                remove_partials(self._target.parent, re.escape(self._target.name))
+                self._temporary, self._lock = make_partial(self._target)
             except OSError:
                 self._remove_made_parents()
                 raise
@@ -232,28 +232,6 @@ class OutputFolder:
                 "not made by embedtrain, so it is not overwritten; move it away or choose another folder"
             )
 
-    def _make_temporary(self) -> tuple[Path, int | None]:
-        """Make the folder that is to be the result; it is locked, so that others do not take it for a leftover."""
-        while True:
-            temporary = self._target.with_name(f"{self._target.name}.partial-{secrets.token_hex(4)}")
-            # mkdtemp would make it readable by its owner only, and so the result.
-            temporary.mkdir()
-            with contextlib.suppress(BlockingIOError, FileNotFoundError):  # another run took it for a leftover
-                descriptor = lock(temporary)
-                if temporary.exists():
-                    return temporary, descriptor
-
-    def _remove_leftovers(self) -> None:
-        """Remove the temporary folders of runs that were killed."""
-        name = re.compile(re.escape(self._target.name) + r"\.partial-[0-9a-f]{8}")
-        for path in self._target.parent.iterdir():
-            if name.fullmatch(path.name):
-                with contextlib.suppress(OSError):  # another run's, which is alive
-                    descriptor = lock(path)
-                    if descriptor is not None:
-                        shutil.rmtree(path, ignore_errors=True)
-                        os.close(descriptor)
-
     def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
@@ -355,22 +333,6 @@ def add_evaluation(folder: Path, evaluation: Mapping[str, Any]) -> None:
     replace_file(folder / "README.md", card)
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write a file of text so that it is there complete, or stays as it was.
-
-    :raises EmbedtrainError: if it cannot be written.
-    """
-    temporary = path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")
-    try:
-        with explained(str(path)):
-            _write_text(temporary, text)
-            sync(temporary)
-            temporary.replace(path)
-            sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def load_arrays(
     folder: Path,
 ) -> tuple[list[str], npt.NDArray[np.float32], npt.NDArray[np.int64] | None, set[int | None]]:
@@ -436,25 +398,20 @@ def _write(folder: Path, embeddings: Embeddings, export: Sequence[str]) -> None:
     if embeddings.counts is not None:
         with (folder / "vocab.tsv").open("wb") as file:
             file.writelines(b"%b\t%d\n" % row for row in zip(map(str.encode, words), embeddings.counts, strict=True))
-    _write_text(folder / "config.json", _json(config))
-    _write_text(folder / "metrics.jsonl", "".join(map(_json_line, embeddings.metrics)))
+    write_text(folder / "config.json", _json(config))
+    write_text(folder / "metrics.jsonl", "".join(map(_json_line, embeddings.metrics)))
     if embeddings.tokenizer_json is not None:
-        _write_text(folder / "tokenizer.json", embeddings.tokenizer_json)
+        write_text(folder / "tokenizer.json", embeddings.tokenizer_json)
     drawn = {
         "curve.svg": plots.curve(embeddings.metrics),
         "frequencies.svg": None if embeddings.counts is None else plots.frequencies(words, embeddings.counts),
     }
     pictures = {name: picture for name, picture in drawn.items() if picture is not None}
     for name, picture in pictures.items():
-        _write_text(folder / name, picture)
-    _write_text(folder / "README.md", model_card(embeddings, export, list(pictures)))
+        write_text(folder / name, picture)
+    write_text(folder / "README.md", model_card(embeddings, export, list(pictures)))
     for name in export:
         write_export(name, folder, embeddings)  # type: ignore[arg-type]  # check_export made sure
-
-
-def _write_text(path: Path, text: str) -> None:
-    # A file name that is not UTF-8 comes as lone surrogates; written like this they are JSON's own escapes.
-    path.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def _json(config: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from embedtrain.checkpoint import OutputFolder
 from embedtrain.cli import run_command
 from embedtrain.errors import EmbedtrainError
 from embedtrain.labelled import Labelled, Split, choose_cut, cutter, read_labelled
-from embedtrain.options import _require_float, _require_int
+from embedtrain.options import require_float, require_int
 from embedtrain.progress import LINE_INTERVAL, Progress
 from embedtrain.vocabulary import Vocab
 
@@ -109,14 +109,14 @@ class Classify:
             "rare_below",
             "workers",
         ):
-            _require_int(name, getattr(self, name), 1)
+            require_int(name, getattr(self, name), 1)
         for name in ("epochs", "train_size", "unfreeze_at"):
             if (value := getattr(self, name)) is not None:
-                _require_int(name, value, 1)
-        _require_int("seed", self.seed, 0, 2**63 - 1)
-        _require_float("held_out", self.held_out, 0.001, 0.9)
-        _require_float("dropout", self.dropout, 0.0, 0.99)
-        _require_float("learning_rate", self.learning_rate, 1e-8, 10.0)
+                require_int(name, value, 1)
+        require_int("seed", self.seed, 0, 2**63 - 1)
+        require_float("held_out", self.held_out, 0.001, 0.9)
+        require_float("dropout", self.dropout, 0.0, 0.99)
+        require_float("learning_rate", self.learning_rate, 1e-8, 10.0)
         if self.embeddings is None and self.tune != "scratch":
             raise EmbedtrainError(f"--tune {self.tune} needs embeddings; pass --embeddings FOLDER, or --tune scratch")
         if self.unfreeze_at is not None and self.tune not in ("frozen", "rows"):

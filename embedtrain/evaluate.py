@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from embedtrain.checkpoint import add_evaluation, is_result, load, replace_file
+from embedtrain.checkpoint import add_evaluation, is_result, load
 from embedtrain.cli import run_command
 from embedtrain.errors import EmbedtrainError
+from embedtrain.files import replace_file
 from embedtrain.progress import Progress
 from embedtrain.reading import ReadOptions, read_with
 from embedtrain.testsets import TestSets

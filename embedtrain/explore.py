@@ -15,7 +15,6 @@ import gzip
 import html
 import json
 import re
-import secrets
 import sys
 from collections.abc import Sequence
 from importlib import resources
@@ -29,8 +28,8 @@ import tyro
 from embedtrain import __version__
 from embedtrain.cli import run_command
 from embedtrain.errors import EmbedtrainError
-from embedtrain.files import explained
-from embedtrain.options import _require_int
+from embedtrain.files import replace_file
+from embedtrain.options import require_int
 from embedtrain.progress import Progress
 
 if TYPE_CHECKING:
@@ -70,8 +69,8 @@ class Explore:
 
         :raises EmbedtrainError: naming the option and what is allowed.
         """
-        _require_int("max_vocab", self.max_vocab, 2, 1_000_000)
-        _require_int("seed", self.seed, 0, 2**31 - 1)
+        require_int("max_vocab", self.max_vocab, 2, 1_000_000)
+        require_int("seed", self.seed, 0, 2**31 - 1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -214,13 +213,6 @@ def _assemble(title: str, data: dict[str, bytes]) -> str:
     return re.sub(r"<!--([\w.]+)-->", part, (files / "page.html").read_text(encoding="utf-8"))
 
 
-def _names(first: Path, second: Path | None) -> list[str]:
-    """Return what to call models: the name of file or folder, or all of the path where that is the same."""
-    paths = [path for path in (first, second) if path is not None]
-    names = [path.resolve().name or str(path) for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
-
-
 def parse(arguments: Sequence[str] | None = None) -> Explore:
     """Read the command line.
 
@@ -237,18 +229,19 @@ def run(options: Explore) -> int:
     """
     _check_target(options.out, options.overwrite)
     from embedtrain import wordmap
-    from embedtrain.evaluate import read_model
+    from embedtrain.evaluate import names, read_model
 
     wordmap.require_libraries()
     progress = Progress(quiet=sys.stderr is None)
     paths = [path for path in (options.source, options.compare) if path is not None]
     models = []
-    for path, name in zip(paths, _names(options.source, options.compare), strict=True):
+    for path, name in zip(paths, names(paths), strict=True):
         models.append(usable(read_model(path), name, progress))
         if len(models[-1].words) < 2:
             raise EmbedtrainError(f"{path}: a map needs at least 2 words with a vector, and there are not so many")
     text = page(*models, max_vocab=options.max_vocab, seed=options.seed, progress=progress)
-    _write(options.out, text, options.overwrite)
+    _check_target(options.out, options.overwrite)  # again: it took a while
+    replace_file(options.out, text)
     return min(options.max_vocab, len(models[0].words))
 
 
@@ -259,17 +252,6 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise EmbedtrainError(f"{target} is there already; choose another name (--out), or replace it (--overwrite)")
     if not target.parent.is_dir():
         raise EmbedtrainError(f"{target.parent} is not a folder, so {target.name} cannot be written there")
-
-
-def _write(target: Path, text: str, overwrite: bool) -> None:
-    unfinished = target.with_name(f"{target.name}.partial-{secrets.token_hex(4)}")
-    try:
-        with explained(str(target)):
-            unfinished.write_text(text, encoding="utf-8", newline="\n")
-            _check_target(target, overwrite)  # again: it took a while
-            unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

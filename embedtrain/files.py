@@ -1,4 +1,4 @@
-"""What writing files that outlive a crash takes: sync, swap, lock, and failures said in words."""
+"""What writing files that outlive a crash takes: sync, swap, lock, temporary names, and failures said in words."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
+import secrets
+import shutil
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -63,6 +66,60 @@ def lock(folder: Path) -> int | None:
             return None
         raise
     return descriptor
+
+
+def make_partial(target: Path) -> tuple[Path, int | None]:
+    """Make a folder beside ``target``, to be renamed to it when it is complete.
+
+    :return: the folder, and the descriptor of its :func:`lock`, which keeps it from :func:`remove_partials`.
+    """
+    while True:
+        partial = target.with_name(f"{target.name}.partial-{secrets.token_hex(4)}")
+        partial.mkdir()  # mkdtemp would make it readable by its owner only, and so the result
+        # Until it is locked, another process may take it for one that was left behind.
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            descriptor = lock(partial)
+            if partial.exists():
+                return partial, descriptor
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+def remove_partials(folder: Path, targets: str) -> None:
+    """Remove from a folder what :func:`make_partial` made there for processes that were killed.
+
+    :param targets: a regular expression for the names of the targets.
+    """
+    name = re.compile(rf"(?:{targets})\.partial-[0-9a-f]{{8}}")
+    for path in folder.iterdir():
+        if name.fullmatch(path.name) and not path.is_symlink():
+            with contextlib.suppress(OSError):  # of a process that is alive
+                descriptor = lock(path)
+                if descriptor is not None:
+                    shutil.rmtree(path, ignore_errors=True)
+                    os.close(descriptor)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file of text so that it is there complete, or stays as it was.
+
+    :raises EmbedtrainError: if it cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")
+    try:
+        with explained(str(path)):
+            write_text(temporary, text)
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text, as it is, in UTF-8."""
+    # A file name that is not UTF-8 comes as lone surrogates; written like this they are JSON's own escapes.
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 @contextlib.contextmanager

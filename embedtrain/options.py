@@ -84,28 +84,28 @@ class Options:
 
         :raises EmbedtrainError: naming the option, the value and what is allowed.
         """
-        _require_int("dim", self.dim, 1, MAX_DIM)
-        _require_int("window", self.window, 1, 1_000_000)
-        _require_int("negative", self.negative, 1, 1_000)
-        _require_int("min_count", self.min_count, 1)
+        require_int("dim", self.dim, 1, MAX_DIM)
+        require_int("window", self.window, 1, 1_000_000)
+        require_int("negative", self.negative, 1, 1_000)
+        require_int("min_count", self.min_count, 1)
         if self.max_vocab is not None:
-            _require_int("max_vocab", self.max_vocab, 2)
-        _require_float("sample", self.sample, 0.0, 1.0)
-        _require_float("ns_exponent", self.ns_exponent, -10.0, 10.0)
-        _require_int("epochs", self.epochs, 1)
-        _require_float("alpha", self.alpha, 0.0, 10.0)
+            require_int("max_vocab", self.max_vocab, 2)
+        require_float("sample", self.sample, 0.0, 1.0)
+        require_float("ns_exponent", self.ns_exponent, -10.0, 10.0)
+        require_int("epochs", self.epochs, 1)
+        require_float("alpha", self.alpha, 0.0, 10.0)
         if self.alpha == 0:
             raise EmbedtrainError("alpha must be above 0, not 0: nothing would be learned")
-        _require_float("min_alpha", self.min_alpha, 0.0, self.alpha, upper_name="alpha")
-        _require_int("seed", self.seed, 0, 2**63 - 1)
-        _require_int("workers", self.workers, 1, 1024)
+        require_float("min_alpha", self.min_alpha, 0.0, self.alpha, upper_name="alpha")
+        require_int("seed", self.seed, 0, 2**63 - 1)
+        require_int("workers", self.workers, 1, 1024)
         for name in ("shrink_window", "lowercase", "cache", "local_shard"):
             if not isinstance(value := getattr(self, name), bool):
-                raise EmbedtrainError(f"{_spell(name)} must be True or False, not {value!r}")
+                raise EmbedtrainError(f"{spell(name)} must be True or False, not {value!r}")
         for name in ("tokenizer", "read_vocab", "cache_dir", "init_from", "lock"):
             if (value := getattr(self, name)) is not None and not (name == "lock" and value == "source"):
                 if not isinstance(value, (str, os.PathLike)):
-                    raise EmbedtrainError(f"{_spell(name)} must be a path, not {value!r}")
+                    raise EmbedtrainError(f"{spell(name)} must be a path, not {value!r}")
                 object.__setattr__(self, name, Path(value))  # from Python, paths often come as strings
         if self.lock is not None and self.init_from is None:
             raise EmbedtrainError("lock keeps vectors of init-from as they are; pass init-from as well")
@@ -128,17 +128,26 @@ class Options:
         }
 
 
-def _spell(name: str) -> str:
+def spell(name: str) -> str:
+    """Return an option's name as it is typed."""
     return name.replace("_", "-")
 
 
-def _require_int(name: str, value: object, low: int, high: int = 2**31 - 1) -> None:
+def require_int(name: str, value: object, low: int, high: int = 2**31 - 1) -> None:
+    """Refuse what is no whole number from ``low`` to ``high``.
+
+    :raises EmbedtrainError: naming the option.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise EmbedtrainError(f"{_spell(name)} must be a whole number, from {low} to {high}, not {value!r}")
+        raise EmbedtrainError(f"{spell(name)} must be a whole number, from {low} to {high}, not {value!r}")
 
 
-def _require_float(name: str, value: object, low: float, high: float, upper_name: str | None = None) -> None:
+def require_float(name: str, value: object, low: float, high: float, upper_name: str | None = None) -> None:
+    """Refuse what is no number from ``low`` to ``high``, which may be another option.
+
+    :raises EmbedtrainError: naming the option.
+    """
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not low <= value <= high:  # type: ignore[arg-type, operator]
         upper = f"{upper_name} ({high:g})" if upper_name else f"{high:g}"
-        raise EmbedtrainError(f"{_spell(name)} must be a number from {low:g} to {upper}, not {value!r}")
+        raise EmbedtrainError(f"{spell(name)} must be a number from {low:g} to {upper}, not {value!r}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from embedtrain.errors import EmbedtrainError
-from embedtrain.options import _require_int, _spell
+from embedtrain.options import require_int, spell
 from embedtrain.vocabulary import PAD, UNK
 from embedtrain.wanted import VocabularyLike, Wanted, wanted
 
@@ -77,11 +77,11 @@ class ReadOptions:
         :raises EmbedtrainError: naming the option and what is allowed.
         """
         if self.limit is not None:
-            _require_int("limit", self.limit, 1, 2**62)
-        _require_int("seed", self.seed, 0, 2**63 - 1)
+            require_int("limit", self.limit, 1, 2**62)
+        require_int("seed", self.seed, 0, 2**63 - 1)
         for name, allowed in (("missing", Missing), ("dtype", DType)):
             if (value := getattr(self, name)) not in allowed.__args__:  # type: ignore[attr-defined]
-                raise EmbedtrainError(f"{_spell(name)} must be {', '.join(allowed.__args__)}, not {value!r}")  # type: ignore[attr-defined]
+                raise EmbedtrainError(f"{spell(name)} must be {', '.join(allowed.__args__)}, not {value!r}")  # type: ignore[attr-defined]
 
 
 def read(
