@@ -18,7 +18,7 @@ from embedtrain import ops
 from embedtrain.corpus import Corpus
 from embedtrain.exchange import Exchange, Group, Sum
 from embedtrain.interrupt import HeldSignals
-from embedtrain.loop import Engine, State
+from embedtrain.loop import Engine, State, learning_rate
 from embedtrain.options import Options
 from embedtrain.parts import Part, fetch
 from embedtrain.touches import kept_share, touches_per_centre
@@ -161,7 +161,7 @@ class LocalSgd:
     def train(self, epoch: int, begin: int, end: int) -> Callable[[], Sequence[float]]:
         """Train this rank's part of what all train from ``begin`` to ``end``."""
         waits: list[Callable[[], Sequence[float]]] = []
-        size, count, exchange = self._size, self._count, self._exchange
+        options, size, count, exchange = self._options, self._size, self._count, self._exchange
         for low, high, regular in self._rounds(epoch, begin, end):
             if exchange is None:
                 waits += self._train_own(epoch, low, high)
@@ -172,7 +172,7 @@ class LocalSgd:
             waits += self._train_own(epoch, lag, high)
             number = epoch * self._blocks + round(high * self._blocks / size) if regular else None
             position = epoch * size + high
-            exchange.start(number, position / count, self._rate(position))
+            exchange.start(number, position / count, learning_rate(options, position, size))
         self._position = epoch * size + end
         wants = self.wants_save(self._position)
 
@@ -224,11 +224,6 @@ class LocalSgd:
             yield engine.train(epoch, low, high, progress=progress, pace=self._count)
             progress += self._count * (high - low)
 
-    def _rate(self, position: int) -> float:
-        options = self._options
-        share = position / (self._size * options.epochs)
-        return max(options.alpha - (options.alpha - options.min_alpha) * share, options.min_alpha)
-
     @property
     def cost(self) -> dict[str, float]:
         """What exchanges have cost this rank: bytes given to them, seconds of waiting."""
@@ -242,7 +237,9 @@ class LocalSgd:
         for _, _, engine, _ in self._pieces:
             engine.synchronise()
         if self._exchange is not None:
-            self._exchange.settle(self._position / self._count, self._rate(self._position))
+            self._exchange.settle(
+                self._position / self._count, learning_rate(self._options, self._position, self._size)
+            )
 
 
 def _fetch(corpus: Corpus, begin: int, end: int, ranks: Ranks) -> Corpus:

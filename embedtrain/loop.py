@@ -124,6 +124,12 @@ def train_blocks(
     engine.synchronise()
 
 
+def learning_rate(options: Options, position: int, size: int) -> float:
+    """Return the learning rate at a position over all epochs: it falls linearly. :param size: tokens of the corpus."""
+    total = size * options.epochs
+    return max(options.min_alpha, options.alpha - (options.alpha - options.min_alpha) * position / total)
+
+
 def _blocks(size: int, epochs: int, block_tokens: int, position: int) -> Iterator[tuple[int, int, int]]:
     """Yield (epoch, begin, end) of the blocks from a position on, which need not be where a block begins."""
     blocks = -(-size // block_tokens)
@@ -152,7 +158,7 @@ def _advance(
         "position": position,
         "epoch": epoch,
         "loss": loss / pairs if pairs else math.nan,  # null in metrics.jsonl
-        "rate": max(options.min_alpha, options.alpha - (options.alpha - options.min_alpha) * position / total),
+        "rate": learning_rate(options, position, size),
         "words_per_second": round((position - last) / max(state.seconds - state.reported_at, 1e-9)),
     }
     finished = position >= last + -(-total // _REPORTS) or position % size == 0
