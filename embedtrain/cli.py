@@ -15,14 +15,18 @@ def run_command(command: Callable[[], None], out_of_memory: str) -> int:
 
     :param out_of_memory: what to do about it, for the error message.
     """
-    # An orderly exit, so that temporary folders are removed.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    # An orderly exit, so that temporary folders are removed and a training is saved.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
         command()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None: it is closed
+            sys.stdout.flush()
     except EmbedtrainError as error:
-        print(f"embedtrain: {error}", file=sys.stderr)
-        return 2
+        if not error.told:
+            print(f"embedtrain: {error}", file=sys.stderr)
+        return error.code
     except MemoryError:
         print(f"embedtrain: out of memory; {out_of_memory}", file=sys.stderr)
         return 2
@@ -30,6 +34,12 @@ def run_command(command: Callable[[], None], out_of_memory: str) -> int:
         print("embedtrain: interrupted; nothing was written", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read the output has gone (`| head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+        drop_output()
         return 128 + signal.SIGPIPE
     return 0
+
+
+def drop_output() -> None:
+    """Forget what could not be written to standard output, or Python complains once more at its end."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -57,6 +57,8 @@ class OtherRankFailedError(EmbedtrainError):
     :param code: the exit code of all ranks.
     """
 
+    told = True
+
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
@@ -71,6 +73,8 @@ class LostRankError(EmbedtrainError):
 
     :param known: whether the other ranks have been told.
     """
+
+    code = 1
 
     def __init__(self, message: str, *, known: bool = False) -> None:
         super().__init__(message)

@@ -19,6 +19,7 @@ import tyro
 
 from embedtrain import distributed
 from embedtrain.checkpoint import CHECKPOINTS, OutputFolder
+from embedtrain.cli import drop_output, run_command
 from embedtrain.device import resolve
 from embedtrain.errors import EmbedtrainError
 from embedtrain.examination import Examination
@@ -236,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Of several ranks, all end with the same code, and 1 if one was lost.
     """
     try:
-        code = _main(arguments)
+        code = run_command(lambda: _command(arguments), "lower --dim or --max-vocab, or raise --min-count")
     except SystemExit as error:
         distributed.end(error.code)
         raise
@@ -244,49 +245,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _main(arguments: Sequence[str] | None) -> int:
-    # An orderly exit, so that the temporary folder is removed and the training saved.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, lambda number, frame: sys.exit(128 + number))
-    try:
-        with distributed.first_alone():  # of ranks with the same mistake
-            options = parse(arguments)
-        if distributed.restarted():
-            options = dataclasses.replace(options, resume=True)
-        with distributed.join(resolve(options.device, options.negative) != "cpu") as ranks:
-            saved = None
-            if options.resume and distributed.rank() == 0:
-                saved = newest(options.out / CHECKPOINTS, lambda line: print(line, file=sys.stderr))
-                if saved is not None:
-                    options = dataclasses.replace(parse(arguments, saved), resume=True)
-                    saved.require_same_options(options)
-            if options.resume and ranks is not None:  # only the first need see the folder
-                options = ranks.from_first(options)
-            embeddings = run(options, saved)
-    except distributed.OtherRankFailedError as error:  # which says so itself
-        return error.code
-    except distributed.LostRankError as error:
-        print(f"embedtrain: {error}", file=sys.stderr)
-        return 1
-    except EmbedtrainError as error:
-        print(f"embedtrain: {error}", file=sys.stderr)
-        return 2
-    except MemoryError:
-        print("embedtrain: out of memory; lower --dim or --max-vocab, or raise --min-count", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("embedtrain: interrupted; nothing was written", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever read the progress has gone
-        return 128 + signal.SIGPIPE
+def _command(arguments: Sequence[str] | None) -> None:
+    with distributed.first_alone():  # of ranks with the same mistake
+        options = parse(arguments)
+    if distributed.restarted():
+        options = dataclasses.replace(options, resume=True)
+    with distributed.join(resolve(options.device, options.negative) != "cpu") as ranks:
+        saved = None
+        if options.resume and distributed.rank() == 0:
+            saved = newest(options.out / CHECKPOINTS, lambda line: print(line, file=sys.stderr))
+            if saved is not None:
+                options = dataclasses.replace(parse(arguments, saved), resume=True)
+                saved.require_same_options(options)
+        if options.resume and ranks is not None:  # only the first need see the folder
+            options = ranks.from_first(options)
+        embeddings = run(options, saved)
     if distributed.rank() > 0:
-        return 0
+        return
     try:
         _show(embeddings, options.out)
     except OSError:  # nobody reads it (`| head`), or the disk is full; the result is in its place all the same
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
-    return 0
+        drop_output()
 
 
 if __name__ == "__main__":
