@@ -1,7 +1,7 @@
 # make fit                train on the built-in corpus, or on CORPUS=my.txt
 # make test               everything that CI runs
 # make browser            install Chromium (Debian), in which the tests of the map run; without one they are skipped
-# make fuzz               fuzz the native core for SECONDS (60)
+# make fuzz               fuzz each parser of the native core for SECONDS (60)
 # make benchmark          compare with gensim; see benchmarks/README.md
 # make registers          registers, stack, spills and shared memory of the CUDA kernels
 # Both of the first set up what they need in .venv on a fresh machine with Python >= 3.10 and a C++ compiler.
@@ -26,7 +26,7 @@ fit: $(VENV)/fit
 	$(BIN)/python -m embedtrain.fit $(CORPUS) --out $(OUT) $(ARGS)
 
 test: lint pytest sanitize threads
-	$(MAKE) fuzz SECONDS=5
+	$(MAKE) fuzz SECONDS=0
 
 # Each stands for an environment with the native core built into embedtrain/.
 $(VENV)/fit: $(CORE)
@@ -75,7 +75,8 @@ threads: $(VENV)/test
 	  TSAN_OPTIONS="suppressions=$(abspath tests/races.txt) halt_on_error=1" \
 	  $$(setarch -R true 2>/dev/null && echo setarch -R) $(BIN)/pytest -m threads
 
-# tests/fuzz/: one program for each .cpp but the driver; seeds in the folder of its name. What it finds stays in build/.
+# tests/fuzz/: one program for each .cpp but the driver; seeds in the folder of its name, which are all that `make test`
+# runs: a test fails by a change, not by luck. What fuzzing finds stays in build/.
 FUZZED = build/fuzz
 FUZZ_FLAGS = -std=c++17 -O1 -g -Icsrc -pthread -fno-omit-frame-pointer -fsanitize=address,undefined \
   -fno-sanitize-recover=all

@@ -173,14 +173,14 @@ std::size_t BinaryParser::use(std::string_view text, bool last) {
         header_ = 0;
     }
     while (status_ == Status::kMore && !rows_.refused() && !rows_.enough()) {
-        std::size_t at = used;
-        while (at < text.size() && text[at] == '\n') ++at;
-        place_ += static_cast<std::int64_t>(at - used);
-        used = at;
         if (done_ >= expected_) {  // the rest is not looked at
             status_ = Status::kEnough;
             break;
         }
+        std::size_t at = used;
+        while (at < text.size() && text[at] == '\n') ++at;
+        place_ += static_cast<std::int64_t>(at - used);
+        used = at;
         if (at == text.size()) break;
         const std::size_t space = text.substr(0, std::min(text.size(), at + kMaxToken)).find(' ', at);
         if (space == std::string_view::npos && text.size() - at > kMaxToken) {

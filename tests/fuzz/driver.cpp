@@ -1,8 +1,8 @@
 // Coverage-guided fuzzing without a fuzzing library: changes inputs at random and keeps those that reach new
 // code. The code under test is compiled with -fsanitize-coverage=trace-pc (GCC and Clang), this file is not.
 //
-//     fuzz_encoder SECONDS FOLDER     starts from the files in FOLDER, adds what it finds; seconds 0: runs
-//     these only
+//     encoder SECONDS FOLDER     starts from the files in FOLDER, adds what it finds; seconds 0: runs these
+//     only
 //
 // The targets are libFuzzer's: with Clang, -fsanitize=fuzzer takes this file's place. An input that fails is
 // left in
@@ -150,7 +150,7 @@ int main(int argc, char** argv) {
     }
     const std::size_t given = corpus.size();
     if (corpus.empty()) corpus.emplace_back();
-    std::mt19937_64 random(1);
+    std::mt19937_64 random(std::random_device{}());
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(std::atoi(argv[1]));
     std::size_t runs = given;
     for (; std::chrono::steady_clock::now() < end; ++runs) {
