@@ -34,9 +34,11 @@ $(VENV)/fit: $(CORE)
 	$(PIP) -e .
 	touch $@
 
+# pip compiles all that it installs on one processor, which takes as long as the rest.
 $(VENV)/test: $(CORE)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e '.[test,zstd]'
+	$(PIP) --no-compile -e '.[test,zstd]'
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # some packages bring templates that are no Python
 	touch $@ $(VENV)/fit
 
 browser:

@@ -48,7 +48,8 @@ class CMakeBuild(build_ext):
             self._build(ext, compiler, "off")
         except subprocess.CalledProcessError:
             sys.exit("embedtrain: the native build failed; the reason is above.")
-        print(NO_CUDA)
+        if wanted != "off":
+            print(NO_CUDA)
 
     def _build(self, ext: Extension, compiler: str, cuda: str) -> None:
         import pybind11
