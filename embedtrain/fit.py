@@ -130,18 +130,6 @@ def spell(options: Fit) -> list[str]:
     return [*map(str, options.corpus), *arguments]
 
 
-def run(options: Fit, saved: Saved | None = None) -> Embeddings:
-    """Train and write the result.
-
-    Of several ranks, the first shows progress and writes.
-
-    :param saved: a checkpoint to go on from; with ``resume``, it is looked for.
-    :raises EmbedtrainError: if the input is bad or the output cannot be written. Nothing is left half written.
-    """
-    with distributed.join(resolve(options.device, options.negative) != "cpu"):
-        return _run(options, saved) if distributed.rank() == 0 else options.fit(_corpus(options, Progress(quiet=True)))
-
-
 def _corpus(options: Fit, progress: Progress) -> Any:
     if options.corpus:
         return options.corpus
@@ -151,10 +139,13 @@ def _corpus(options: Fit, progress: Progress) -> Any:
     return stdlib_docs.sentences()
 
 
-def _run(options: Fit, saved: Saved | None) -> Embeddings:
+def run(options: Fit, saved: Saved | None = None) -> Embeddings:
+    """Train, show progress and write the result.
+
+    :param saved: the checkpoint to go on from.
+    :raises EmbedtrainError: if the input is bad or the output cannot be written. Nothing is left half written.
+    """
     progress = Progress(quiet=sys.stderr is None)  # None: it is closed
-    if options.resume and saved is None:
-        saved = newest(options.out / CHECKPOINTS, progress.note)
     if options.resume and saved is None:
         if not options.corpus:
             raise EmbedtrainError(f"no checkpoint in {options.out / CHECKPOINTS} to go on from; name the corpus")
@@ -259,9 +250,10 @@ def _command(arguments: Sequence[str] | None) -> None:
                 saved.require_same_options(options)
         if options.resume and ranks is not None:  # only the first need see the folder
             options = ranks.from_first(options)
+        if distributed.rank() > 0:  # the first shows and writes
+            options.fit(_corpus(options, Progress(quiet=True)))
+            return
         embeddings = run(options, saved)
-    if distributed.rank() > 0:
-        return
     try:
         _show(embeddings, options.out)
     except OSError:  # nobody reads it (`| head`), or the disk is full; the result is in its place all the same
