@@ -18,6 +18,8 @@ _TAGS = ("word2vec", "static-embeddings", "embeddings", "pytorch")
 _NEIGHBOURS = 5
 # Words whose neighbours are shown, of each of frequent, middling and rare ones.
 _EXAMPLES = 3
+# They are chosen out of so many words of a part, evenly taken.
+_LOOKED_AT = 10_000
 _EVALUATION = "## Evaluation"
 
 
@@ -100,6 +102,7 @@ def _ranked(embeddings: Embeddings) -> list[str]:
 
 def _telling(words: list[str], count: int) -> list[str]:
     """Choose some of the words, evenly."""
+    words = words[:: max(1, len(words) // _LOOKED_AT)]
     # Short words are mostly function words. Item ids and Chinese have no long words of letters: then any will do.
     long = [word for word in words if len(word) > 4 and word.isalpha()]
     if len(long) >= count:

@@ -44,7 +44,8 @@ from embedtrain import plots, training_state
 from embedtrain.card import PICTURES, model_card, with_evaluation
 from embedtrain.errors import EmbedtrainError
 from embedtrain.files import exchange, explained, make_partial, remove_partials, replace_file, sync, write_text
-from embedtrain.formats import FILES, check_export, write_export
+from embedtrain.formats import FILES, batches, check_export, write_export
+from embedtrain.interrupt import HeldSignals
 
 if TYPE_CHECKING:
     from embedtrain.embeddings import Embeddings
@@ -157,25 +158,14 @@ class OutputFolder:
                 _write(self._temporary, embeddings, export)
                 if checkpoint is not None:
                     _keep(checkpoint, self._temporary / CHECKPOINTS)
-                _sync(self._temporary)
+                with HeldSignals():
+                    _sync(self._temporary)
         except BaseException:
             self.discard()
             raise
         self._finished = True
-        try:
-            with explained(f"output folder {self.folder}"):
-                old = self._put_in_place(own_checkpoints=checkpoint is not None)
-        except EmbedtrainError as error:
-            complete = self._temporary.with_name(f"{self._target.name}.complete-{secrets.token_hex(4)}")
-            with contextlib.suppress(OSError):  # to a name that the next run does not take for a leftover
-                self._temporary.rename(complete)
-                self._temporary = complete
-            raise EmbedtrainError(f"{error}; the complete result is in {self._temporary}: move it yourself") from error
-        with explained(f"output folder {self.folder}"):
-            sync(self._target.parent)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
-        self._unlock()
+        with HeldSignals():  # or the old result could be left beside the new one
+            self._replace(own_checkpoints=checkpoint is not None)
 
     def discard(self) -> None:
         """Remove what was written, unless it was committed."""
@@ -247,6 +237,24 @@ class OutputFolder:
         with contextlib.suppress(OSError):  # not empty: someone else uses it now
             for parent in self._made_parents:
                 parent.rmdir()
+
+    def _replace(self, own_checkpoints: bool) -> None:
+        """Put the complete result in its place, and remove what was there."""
+        try:
+            with explained(f"output folder {self.folder}"):
+                old = self._put_in_place(own_checkpoints)
+        except EmbedtrainError as error:
+            complete = self._temporary.with_name(f"{self._target.name}.complete-{secrets.token_hex(4)}")
+            with contextlib.suppress(OSError):  # to a name that the next run does not take for a leftover
+                self._temporary.rename(complete)
+                self._temporary = complete
+            raise EmbedtrainError(f"{error}; the complete result is in {self._temporary}: move it yourself") from error
+        finally:
+            self._unlock()
+        with explained(f"output folder {self.folder}"):
+            sync(self._target.parent)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
 
     def _put_in_place(self, own_checkpoints: bool) -> Path | None:
         """Rename the temporary folder to the target; return where what was there is now, if there was something."""
@@ -391,13 +399,14 @@ def _write(folder: Path, embeddings: Embeddings, export: Sequence[str]) -> None:
     with (folder / "embedding.pt").open("wb") as file:
         torch.save({"weight": weight}, file)
     with (folder / "vocab.txt").open("wb") as file:
-        file.writelines(word.encode() + b"\n" for word in words)
+        file.writelines("\n".join([*batch, ""]).encode() for batch in batches(words))
     if embeddings.missing is not None:
         with (folder / "missing.txt").open("wb") as file:
             file.writelines(words[row].encode() + b"\n" for row in np.flatnonzero(embeddings.missing))
     if embeddings.counts is not None:
         with (folder / "vocab.tsv").open("wb") as file:
-            file.writelines(b"%b\t%d\n" % row for row in zip(map(str.encode, words), embeddings.counts, strict=True))
+            for batch, counts in zip(batches(words), batches(embeddings.counts), strict=True):
+                file.write("".join(map("{}\t{}\n".format, batch, counts.tolist())).encode())
     write_text(folder / "config.json", _json(config))
     write_text(folder / "metrics.jsonl", "".join(map(_json_line, embeddings.metrics)))
     if embeddings.tokenizer_json is not None:

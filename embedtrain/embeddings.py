@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -243,9 +244,9 @@ class Embeddings:
         mask[[self.index(word) for word in rows]] = True
         return mask
 
-    @property
+    @cached_property
     def vocab(self) -> Vocab:
-        """The words as a :class:`embedtrain.Vocab`, which turns tokens into rows."""
+        """The words as a :class:`embedtrain.Vocab`, which turns tokens into rows; made once."""
         return Vocab(self.words, default_index=self.unk_index, pad_index=self.pad_index)
 
     def save(self, folder: str | Path, overwrite: bool = False, export: Sequence[str] = ()) -> None:

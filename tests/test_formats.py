@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from embedtrain.checkpoint import load
 from embedtrain.embeddings import Embeddings
 from embedtrain.errors import EmbedtrainError
 from embedtrain.formats import EXPORTS, FILES, check_export, write_word2vec
@@ -181,3 +182,16 @@ def test_words_with_spaces_can_be_exported_as_npy() -> None:
 def test_names_of_exports_come_without_torch() -> None:
     code = "import sys, embedtrain.formats; assert not {'torch', 'tokenizers', 'safetensors'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7])
+def test_rows_are_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr("embedtrain.formats._WORDS_AT_ONCE", 3)
+    counts = np.arange(rows) + 10**15
+    Embeddings(torch.zeros(rows, 2), WORDS[:rows], counts=counts, pad_index=None, unk_index=None).save(tmp_path / "out")
+    loaded = load(tmp_path / "out")
+    assert loaded.words == WORDS[:rows]
+    np.testing.assert_array_equal(loaded.counts, counts)
+    bad = [*WORDS[:rows], "a\rb", *WORDS[rows:]]
+    with pytest.raises(EmbedtrainError, match=rf"'a\\rb' \(row {rows}\)"):
+        check_export([], bad, unk_index=None)
