@@ -55,8 +55,9 @@ def children() -> list[str]:
     return " ".join((task / "children").read_text() for task in tasks).split()
 
 
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+def open_files() -> list[str]:
+    descriptors = [path for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]  # but for that of this list
+    return sorted(str(path.readlink()) for path in descriptors)
 
 
 def write_corpus(path: Path, draw: random.Random) -> None:
@@ -186,7 +187,7 @@ def main() -> int:
     )  # a shell may have told jobs in the background to ignore it
     draw, done = random.Random(options.seed), Counter[str]()
     memory: list[int] = []
-    before = (0, 0)
+    before: tuple[int, list[str]] = (0, [])
     temporary = set(Path(tempfile.gettempdir()).iterdir())
     end = time.monotonic() + 60 * options.minutes
     while time.monotonic() < end or done["rounds"] <= WARM_ROUNDS:
@@ -202,14 +203,15 @@ def main() -> int:
         if done["rounds"] == WARM_ROUNDS:
             before = now
         elif done["rounds"] > WARM_ROUNDS:
-            assert now <= before, f"threads and open files were {before}, are {now}"
+            assert now[0] <= before[0], f"{now[0]} threads, were {before[0]}"
+            assert len(now[1]) <= len(before[1]), f"open files were {before[1]}, are {now[1]}"
         assert not children(), children()
         print(f"{done['rounds']} rounds, {memory[-1] / 1e6:.0f} MB", end="\r", file=sys.stderr)
     warm = memory[WARM_ROUNDS:]
     early, late = (statistics.median(part) for part in (warm[: len(warm) // 3 + 1], warm[-(len(warm) // 3) - 1 :]))
     left = {path.name for path in set(Path(tempfile.gettempdir()).iterdir()) - temporary if "embedtrain" in path.name}
     print(json.dumps({
-        "minutes": options.minutes, "seed": options.seed, **done, "threads": before[0], "open files": before[1],
+        "minutes": options.minutes, "seed": options.seed, **done, "threads": before[0], "open files": len(before[1]),
         "resident MB, first third": round(early / 1e6), "resident MB, last third": round(late / 1e6),
         "resident MB, most": round(max(memory) / 1e6), "left behind": sorted(left),
     }, indent=2))  # fmt: skip

@@ -11,7 +11,6 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 from embedtrain.errors import EmbedtrainError
@@ -131,8 +130,10 @@ def explained(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch.save hides the failed write behind a RuntimeError of its own.
-        causes = chain([error], _contexts(error))
+        # torch.save hides the failed write, or the interrupt, behind a RuntimeError of its own.
+        causes = [error, *_contexts(error)]
+        if interrupt := next((cause for cause in causes if not isinstance(cause, Exception)), None):
+            raise interrupt from None
         cause = next((cause for cause in causes if isinstance(cause, OSError)), None)
         if cause is None:
             raise

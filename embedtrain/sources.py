@@ -173,8 +173,8 @@ def read(
             filled.put(error)
 
     thread = threading.Thread(target=run, name="embedtrain-read", daemon=True)
-    thread.start()
     try:
+        thread.start()
         while (item := filled.get()) is not None:
             if isinstance(item, BaseException):
                 raise item

@@ -15,6 +15,7 @@ from embedtrain import corpus as corpora
 from embedtrain import device, distributed, finding
 from embedtrain.arrow import is_table
 from embedtrain.errors import EmbedtrainError
+from embedtrain.interrupt import HeldSignals
 from embedtrain.options import Options
 from embedtrain.progress import Progress
 
@@ -151,8 +152,9 @@ def _import_ahead() -> Iterator[Callable[[], None]]:
     def start() -> None:
         nonlocal thread
         if thread is None:
-            thread = threading.Thread(target=run, name="embedtrain-import", daemon=True)
-            thread.start()
+            with HeldSignals():  # a thread that was interrupted as it started could not be waited for
+                thread = threading.Thread(target=run, name="embedtrain-import", daemon=True)
+                thread.start()
 
     try:
         yield start

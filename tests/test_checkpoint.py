@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -401,6 +404,49 @@ def test_interrupted_swap_puts_the_old_result_back(tmp_path: Path, monkeypatch: 
     monkeypatch.undo()
     make(3.0).save(tmp_path / "out", overwrite=True)
     assert torch.equal(load(kept).weight, make(2.0).weight)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("step", ["sync", "exchange", "rmtree"])
+def test_an_interrupt_waits_until_the_result_is_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, overwrite: bool
+) -> None:
+    make(1.0).save(tmp_path / "new")
+    new = contents(tmp_path / "new")
+    if overwrite:
+        make(0.5).save(tmp_path / "out")
+    where = checkpoint.shutil if step == "rmtree" else checkpoint
+    function = getattr(where, step)
+
+    def interrupted(*arguments: Any, **more: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        monkeypatch.setattr(where, step, function)
+        return function(*arguments, **more)
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with OutputFolder(tmp_path / "out", overwrite=True) as output:
+        monkeypatch.setattr(where, step, interrupted)
+        interrupt = pytest.raises(KeyboardInterrupt) if overwrite or step == "sync" else nullcontext()
+        with interrupt:
+            output.commit(make(1.0))
+        monkeypatch.undo()
+    placed = step != "sync"  # before that, nothing has happened yet
+    assert names(tmp_path) == (["new", "out"] if overwrite or placed else ["new"])
+    if overwrite or placed:
+        assert (contents(tmp_path / "out") == new) == placed
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_an_interrupt_that_torch_hides_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(io.BytesIO):
+        def write(self, data: Any) -> int:
+            raise KeyboardInterrupt
+
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda state, file: save(state, Interrupted()))
+    with pytest.raises(KeyboardInterrupt):
+        make().save(tmp_path / "out")
+    assert names(tmp_path) == []
 
 
 def test_swap_where_the_system_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
