@@ -91,7 +91,7 @@ def initial_weights(rows: int, dim: int, seed: int) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """One centre: its position, the positions of its contexts, its noise words and the learning rate."""
+    """One centre: its place in ids, the places of its contexts, its noise words and the learning rate."""
 
     centre: int
     contexts: list[int]
@@ -113,20 +113,24 @@ def windows(
     shrink_window: bool,
     alpha: float,
     min_alpha: float,
+    first_position: int = 0,
+    corpus_size: int | None = None,
 ) -> Iterator[Window]:
-    """Enumerate the windows of an epoch, in order.
+    """Enumerate the windows of an epoch, in order; of a stretch of the corpus, those within it.
 
     :param ids: (N,) words. :param offsets: (S + 1,) sentences.
     :param keep: uint32 (V,) thresholds. :param noise: uint32 (V, 2) alias table.
+    :param first_position: where ids[0] stands in the corpus. :param corpus_size: positions in an epoch, by default N.
     """
-    positions = np.arange(len(ids))
+    corpus_size = len(ids) if corpus_size is None else corpus_size
+    positions = first_position + np.arange(len(ids))
     bits = draw(seed, epoch, positions, TOKEN)
     kept = bits[:, 0] <= keep[ids]
     widths = np.full(len(ids), window)
     if shrink_window:
         widths = 1 + (bits[:, 1].astype(np.uint64) * np.uint64(window) >> np.uint64(32)).astype(np.int64)
     negatives = noise_words(seed, epoch, positions, negative, noise)
-    step = (alpha - min_alpha) / (epochs * len(ids))
+    step = (alpha - min_alpha) / (epochs * corpus_size)
     for begin, end in itertools.pairwise(offsets):
         # Subsampling comes first: windows reach over the gaps.
         sentence = (begin + np.flatnonzero(kept[begin:end])).tolist()
@@ -134,7 +138,7 @@ def windows(
             width = int(widths[centre])
             contexts = sentence[max(0, i - width) : i] + sentence[i + 1 : i + 1 + width]
             if contexts:
-                rate = max(min_alpha, alpha - step * (epoch * len(ids) + centre))
+                rate = max(min_alpha, alpha - step * (epoch * corpus_size + first_position + centre))
                 yield Window(centre, contexts, negatives[centre], rate)
 
 
