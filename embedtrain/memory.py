@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -16,7 +17,7 @@ def available_memory() -> int | None:
     """
     limits = [
         _machine(),
-        *map(_group, _groups()),
+        *_groups(),
         _limit(resource.RLIMIT_AS, "VmSize:"),
         _limit(resource.RLIMIT_DATA, "VmData:"),
     ]
@@ -34,19 +35,26 @@ def _limit(which: int, used: str) -> int | None:
     return max(0, soft - 1024 * (_field(Path("/proc/self/status"), used) or 0))
 
 
-def _groups() -> list[Path]:
-    """Return the control group of this process (version 2) and those around it."""
-    lines = _read(Path("/proc/self/cgroup")).splitlines()
-    path = next((line[3:] for line in lines if line.startswith("0::")), "/")
-    inner = _CGROUPS / path.lstrip("/")
-    return [group for group in (inner, *inner.parents) if group.is_relative_to(_CGROUPS)]
+def _groups() -> Iterator[int | None]:
+    """Yield what each control group of this process, and those around them, leave it: of version 2, or of version 1."""
+    for line in _read(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root, names = _CGROUPS, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root, names = _CGROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        group = root / path.lstrip("/")
+        # A container may see its group as the root, under the name that it has outside.
+        yield from (_group(each, *names) for each in (group, *group.parents) if each.is_relative_to(root))
 
 
-def _group(group: Path) -> int | None:
-    limit, used = _read(group / "memory.max").strip(), _read(group / "memory.current").strip()
+def _group(group: Path, limit_name: str, used_name: str, freeable_name: str) -> int | None:
+    limit, used = _read(group / limit_name).strip(), _read(group / used_name).strip()
     if not limit.isdecimal() or not used.isdecimal():  # "max", or there is no such file
         return None
-    return max(0, int(limit) - int(used) + (_field(group / "memory.stat", "inactive_file") or 0))
+    return max(0, int(limit) - int(used) + (_field(group / "memory.stat", freeable_name) or 0))
 
 
 def _field(path: Path, name: str) -> int | None:

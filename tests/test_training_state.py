@@ -528,22 +528,40 @@ def test_outside_the_main_thread_nothing_is_held() -> None:
 # ---- memory
 
 
-def test_available_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+V2 = ("memory.max", "max", "memory.current", "inactive_file")
+V1 = ("memory.limit_in_bytes", f"{2**63 - 4096}", "memory.usage_in_bytes", "total_inactive_file")
+
+
+@pytest.mark.parametrize(
+    ("groups", "where", "names"),
+    [
+        ("0::/batch/job\n", "batch/job", V2),
+        ("0::/outside/batch/job\n", "", V2),  # in a container, whose root it is
+        ("5:cpu,cpuacct:/other\n4:memory,hugetlb:/batch/a:b\n0::/\n", "memory/batch/a:b", V1),
+        ("4:memory:/docker/1234\n", "memory", V1),
+    ],
+)
+def test_available_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, where: str, names: tuple[str, ...]
+) -> None:
     from embedtrain import memory
 
     whole = memory.available_memory()
     assert whole is not None
     assert 0 < whole <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    group = tmp_path / "batch" / "job"
-    group.mkdir(parents=True)
-    (group / "memory.max").write_text("max\n")
-    (group / "memory.current").write_text("900\n")
+    limit, unlimited, used, freeable = names
+    group = tmp_path / where
+    group.mkdir(parents=True, exist_ok=True)
+    (group / limit).write_text(f"{unlimited}\n")
+    (group / used).write_text("900\n")
+    read = memory._read
     monkeypatch.setattr(memory, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(memory, "_groups", lambda: [group, group.parent, tmp_path])
+    monkeypatch.setattr(memory, "_read", lambda path: groups if path == Path("/proc/self/cgroup") else read(path))
     assert memory.available_memory() == pytest.approx(whole, rel=0.2)
-    (group.parent / "memory.max").write_text("1000\n")
-    (group.parent / "memory.current").write_text("700\n")
-    (group.parent / "memory.stat").write_text("anon 600\ninactive_file 50\n")
+    around = group.parent if where.count("/") else group
+    (around / limit).write_text("1000\n")
+    (around / used).write_text("700\n")
+    (around / "memory.stat").write_text(f"anon 600\n{freeable} 50\n")
     assert memory.available_memory() == 350
 
 
