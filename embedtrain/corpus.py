@@ -12,6 +12,7 @@ import unicodedata
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -143,7 +144,7 @@ def encode(
         return _encode_part(found, options, vocabulary, rows, on_bytes, note, ranks)
     key = _key(found, options)
     with Cache(options.cache_dir or default_root(), key, note) as cache:
-        if (entry := cache.find(_is_right)) is not None:
+        if (entry := cache.find(lambda entry: _is_right(entry, options.workers))) is not None:
             return _from_entry(entry, found)
         keep = options.cache and options.cache_dir is not None
         budget = memory_budget()
@@ -269,9 +270,10 @@ def _from_entry(entry: Entry, found: tuple[Found, ...]) -> Corpus:
     )
 
 
-def _is_right(entry: Entry) -> bool:
+def _is_right(entry: Entry, workers: int) -> bool:
     vocabulary = Vocabulary(entry.values["words"], entry.arrays["counts"])
-    return bool(_fingerprint(vocabulary, entry.arrays["ids"], entry.arrays["offsets"]) == entry.facts["fingerprint"])
+    fingerprint = _fingerprint(vocabulary, entry.arrays["ids"], entry.arrays["offsets"], workers)
+    return bool(fingerprint == entry.facts["fingerprint"])
 
 
 def _paths(corpus: object) -> list[str] | None:
@@ -730,7 +732,7 @@ def _finished(
         )
     part = None
     if ranks is None:
-        fingerprint = _fingerprint(vocabulary, ids, offsets)
+        fingerprint = _fingerprint(vocabulary, ids, offsets, options.workers)
     else:
         ids, offsets, part, digests = _own_share(ids, offsets, options, vocabulary, ranks)
         fingerprint = _whole_fingerprint(vocabulary, digests)
@@ -739,8 +741,10 @@ def _finished(
     )
 
 
-def _fingerprint(vocabulary: Vocabulary, ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64]) -> str:
-    return _whole_fingerprint(vocabulary, _digests(ids, offsets[:-1]))
+def _fingerprint(
+    vocabulary: Vocabulary, ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], workers: int
+) -> str:
+    return _whole_fingerprint(vocabulary, _digests(ids, offsets[:-1], workers))
 
 
 def _whole_fingerprint(vocabulary: Vocabulary, digests: Iterable[bytes]) -> str:
@@ -748,19 +752,21 @@ def _whole_fingerprint(vocabulary: Vocabulary, digests: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join([_lines(vocabulary.words), counts, *digests])).hexdigest()
 
 
-def _digests(ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], first: int = 0) -> list[bytes]:
-    """Hash ids and sentences in stretches of a fixed number of positions, so that ranks can do it side by side.
+def _digests(ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], workers: int, first: int = 0) -> list[bytes]:
+    """Hash ids and sentences in stretches of a fixed number of positions: threads and ranks do it side by side.
 
     :param starts: the positions in the corpus at which sentences start. :param first: that of ``ids[0]``.
     """
-    digests = []
-    for begin in range(0, len(ids), _DIGEST_POSITIONS):
+
+    def digest(begin: int) -> bytes:
         some = ids[begin : begin + _DIGEST_POSITIONS]
         low, high = np.searchsorted(starts, (first + begin, first + begin + len(some)))
-        digest = hashlib.sha256(np.ascontiguousarray(some).data)
-        digest.update(np.ascontiguousarray(starts[low:high]).data)
-        digests.append(digest.digest())
-    return digests
+        hashed = hashlib.sha256(np.ascontiguousarray(some).data)
+        hashed.update(np.ascontiguousarray(starts[low:high]).data)
+        return hashed.digest()
+
+    with ThreadPoolExecutor(workers) as threads:  # hashlib does not hold the interpreter
+        return list(threads.map(digest, range(0, len(ids), _DIGEST_POSITIONS)))
 
 
 def _own_share(
@@ -779,7 +785,7 @@ def _own_share(
     begin, end = (size * number // ranks.size for number in (ranks.rank, ranks.rank + 1))
     low, high = (-(-border // _DIGEST_POSITIONS) * _DIGEST_POSITIONS for border in (begin, end))
     stretch, starts = share(ids, offsets[:-1], (low, high), ranks)
-    digests = [digest for some in ranks.gather(_digests(stretch, starts, low)) for digest in some]
+    digests = [digest for some in ranks.gather(_digests(stretch, starts, options.workers, low)) for digest in some]
     # A window needs W kept neighbours on either side, or the end of the sentence: far more than are ever needed.
     counts = torch.from_numpy(vocabulary.counts)
     kept = kept_share(counts, ops.keep_thresholds(counts, options.sample))

@@ -22,7 +22,9 @@ class Buffer {
     explicit Buffer(std::size_t size) : size_(size) {
         if (size == 0) return;
         if (size > (SIZE_MAX - 2 * kHuge) / sizeof(T)) throw std::bad_alloc();
-        mapped_ = (size * sizeof(T) + (size * sizeof(T) >= kHuge ? kHuge : 0) + kPage - 1) / kPage * kPage;
+        const std::size_t bytes = size * sizeof(T);
+        // To begin at a huge page, and end with one, so that grow() tears none apart.
+        mapped_ = bytes < kHuge ? round_up(bytes, kPage) : round_up(bytes, kHuge) + kHuge;
         base_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (base_ == MAP_FAILED) {
             base_ = nullptr;
@@ -30,8 +32,7 @@ class Buffer {
         }
         data_ = static_cast<T*>(base_);
         if (mapped_ >= 2 * kHuge) {
-            const auto address = (reinterpret_cast<std::uintptr_t>(base_) + kHuge - 1) / kHuge * kHuge;
-            data_ = reinterpret_cast<T*>(address);
+            data_ = reinterpret_cast<T*>(round_up(reinterpret_cast<std::uintptr_t>(base_), kHuge));
 #if defined(MADV_HUGEPAGE)
             madvise(data_, static_cast<std::size_t>(end_of_mapping() - reinterpret_cast<char*>(data_)),
                     MADV_HUGEPAGE);
@@ -53,8 +54,9 @@ class Buffer {
         Buffer larger(size);
 #if defined(__linux__)
         if (mapped_ >= 2 * kHuge) {  // so both begin at a huge page
-            const std::size_t bytes = (size_ * sizeof(T) + kPage - 1) / kPage * kPage;
             char* const from = reinterpret_cast<char*>(data_);
+            const std::size_t bytes = std::min(round_up(size_ * sizeof(T), kHuge),
+                                               static_cast<std::size_t>(end_of_mapping() - from));
             if (mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, larger.data_) != MAP_FAILED) {
                 // Another thread may have got the addresses of what moved.
                 if (from > static_cast<char*>(base_))
@@ -77,7 +79,7 @@ class Buffer {
         if (base_ == nullptr) return;
         const std::size_t used =
             static_cast<std::size_t>(reinterpret_cast<char*>(data_ + size) - static_cast<char*>(base_));
-        const std::size_t keep = std::max((used + kPage - 1) / kPage * kPage, kPage);
+        const std::size_t keep = std::max(round_up(used, kPage), kPage);
         if (keep < mapped_) {
             munmap(static_cast<char*>(base_) + keep, mapped_ - keep);
             mapped_ = keep;
@@ -98,6 +100,9 @@ class Buffer {
     static constexpr std::size_t kHuge = std::size_t{2} << 20;
     static constexpr std::size_t kPage = std::size_t{64} << 10;  // the largest small page of any system
 
+    static constexpr std::size_t round_up(std::size_t bytes, std::size_t unit) {
+        return (bytes + unit - 1) / unit * unit;
+    }
     char* end_of_mapping() const { return static_cast<char*>(base_) + mapped_; }
 
     void swap(Buffer& other) {

@@ -52,8 +52,9 @@ WordKey short_key(const char* word, std::uint32_t length) {
 
 // A token to be looked up.
 struct Token {
-    WordKey key;  // its id is a guess, until it is looked up
+    WordKey key;  // its id and the entry are guesses, until it is looked up
     std::uint64_t hash;
+    WordTable::Entry* entry;
     const char* text;
 };
 
@@ -87,14 +88,14 @@ struct alignas(128) Encoder::Worker {
     // read. False: a bad byte in strict mode.
     bool look_up(WordTable& table, WordTable::Writer& writer, Token* tokens, std::size_t size, bool strict,
                  std::int32_t*& out) {
+        table.guess(tokens, size);
+        std::int64_t* const own_counts = counts.data();
+        std::atomic<std::int64_t>* shared[kBatch];  // counts
+        std::size_t shared_size = 0;
+        std::int32_t* ids_out = out;
         for (std::size_t i = 0; i < size; ++i) {
-            const std::int32_t id = tokens[i].key.id = table.guess(tokens[i].hash);
-            table.prefetch_entry(id);
-        }
-        for (std::size_t i = 0; i < size; ++i) {
-            const Token& token = tokens[i];
-            std::int32_t id = token.key.id;
-            if (__builtin_expect(id < 0 || !(table[static_cast<std::size_t>(id)].key == token.key), 0)) {
+            Token& token = tokens[i];
+            if (__builtin_expect(!(token.entry->key == token.key), 0)) {
                 // Checked once per distinct word: text in any script is read at the speed of ASCII. A bad one
                 // never gets into the table, so that every thread finds its own.
                 if (strict && !is_ascii(token.key.text()) && table.find(token.key, token.hash) < 0) {
@@ -104,15 +105,19 @@ struct alignas(128) Encoder::Worker {
                         return false;
                     }
                 }
-                id = table.find_or_insert(writer, token.key, token.hash);
+                token.key.id = table.find_or_insert(writer, token.key, token.hash);
+                token.entry = &table[static_cast<std::size_t>(token.key.id)];
             }
-            if (static_cast<std::size_t>(id) < kOwnCounts) {
-                ++counts[static_cast<std::size_t>(id)];
-            } else {
-                table[static_cast<std::size_t>(id)].count.fetch_add(1, std::memory_order_relaxed);
-            }
-            *out++ = id;
+            const std::int32_t id = token.key.id;
+            *ids_out++ = id;
+            // Without a branch, which would often be guessed wrong.
+            const bool own = static_cast<std::size_t>(id) < kOwnCounts;
+            own_counts[static_cast<std::size_t>(id) % kOwnCounts] += own;
+            shared[shared_size] = &token.entry->count;
+            shared_size += !own;
         }
+        out = ids_out;
+        for (std::size_t i = 0; i < shared_size; ++i) shared[i]->fetch_add(1, std::memory_order_relaxed);
         return true;
     }
 };
@@ -259,7 +264,7 @@ bool Encoder::encode_token(std::size_t thread, std::string_view token, std::int3
         }
     }
     const WordKey key(token);
-    Token one{key, key.hash(), token.data()};
+    Token one{key, key.hash(), nullptr, token.data()};
     WordTable::Writer& writer = table_->writer(thread);
     return worker.look_up(*table_, writer, &one, 1, errors_ == Errors::kStrict, out) && !table_->full(writer);
 }
@@ -465,6 +470,7 @@ Encoded Encoder::finish(const Choice& choice) {
 void Encoder::make_final(const std::function<Buffer<std::int32_t>(std::size_t)>& final_ids_of_run,
                          Encoded& result) {
     constexpr std::int64_t kPart = 1 << 17;  // ids
+    constexpr std::int64_t kAhead = 64;
     struct Part {
         Buffer<std::int32_t> ids;
         std::int64_t size = 0, place = 0;
@@ -476,6 +482,7 @@ void Encoder::make_final(const std::function<Buffer<std::int32_t>(std::size_t)>&
     if (spill_) file.emplace(spill_->folder + "/offsets.bin");
     std::vector<std::int64_t>& offsets = result.offsets;
     std::int64_t read = 0, kept = 0, last_offset = 0, offsets_written = 0;
+    if (!file) offsets.reserve(static_cast<std::size_t>(result.lines) + 1);
     offsets.push_back(0);
     const auto write_offsets = [&] {
         file->write(offsets.data(), offsets.size() * sizeof(std::int64_t), offsets_written);
@@ -496,6 +503,7 @@ void Encoder::make_final(const std::function<Buffer<std::int32_t>(std::size_t)>&
                 std::int64_t stay = 0;
                 part.ends.clear();
                 for (std::int64_t j = 0; j < size; ++j) {
+                    if (j + kAhead < size) __builtin_prefetch(final_ids.data() + ids[j + kAhead]);
                     // Line ends are told by the provisional id: a wrong guess of this branch must not wait
                     // for the memory of the final one.
                     if (ids[j] == kLineEnd) part.ends.push_back(stay);

@@ -56,7 +56,8 @@ class Ids {
 
   private:
     static constexpr std::int64_t kBytes = sizeof(std::int32_t);
-    static constexpr std::size_t kFirstSize = 1024;
+    static constexpr std::size_t kFirstSize = std::size_t{1}
+                                              << 19;  // a huge page, so that pages move from the start
 
     std::int64_t size_ = 0;
     Buffer<std::int32_t> memory_;

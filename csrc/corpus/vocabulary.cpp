@@ -119,20 +119,23 @@ void VocabularyChooser::add(std::size_t thread, const WordKey& key, std::int64_t
         counts_[row] = count;
         rows_[row].id = key.id;
     } else if (count >= choice_.min_count) {
-        part.candidates.push_back({count, part.arena.keep(key)});
+        constexpr std::size_t kSpare = 1 << 16;
+        if (part.size == part.candidates.size()) part.candidates.grow(std::max(2 * part.size, kSpare));
+        part.candidates[part.size++] = {count, part.arena.keep(key)};
         // Never many more than can be chosen.
-        constexpr std::int64_t kSpare = 1 << 16;
-        if (static_cast<std::int64_t>(part.candidates.size()) / 2 - kSpare > choice_.max_words) trim(part);
+        if (static_cast<std::int64_t>(part.size / 2) - static_cast<std::int64_t>(kSpare) > choice_.max_words)
+            trim(part);
     }
 }
 
 void VocabularyChooser::trim(Part& part) const {
-    const auto size = static_cast<std::ptrdiff_t>(
-        std::min(static_cast<std::int64_t>(part.candidates.size()), choice_.max_words));
-    std::nth_element(part.candidates.begin(), part.candidates.begin() + size, part.candidates.end());
-    part.candidates.resize(static_cast<std::size_t>(size));
+    Candidate* const begin = part.candidates.begin();
+    Candidate* const end = begin + std::min(static_cast<std::int64_t>(part.size), choice_.max_words);
+    std::nth_element(begin, end, begin + part.size);
+    part.size = static_cast<std::size_t>(end - begin);
     Arena arena;
-    for (Candidate& candidate : part.candidates) candidate.key = arena.keep(candidate.key);
+    for (Candidate* candidate = begin; candidate != end; ++candidate)
+        candidate->key = arena.keep(candidate->key);
     part.arena = std::move(arena);
 }
 
@@ -144,21 +147,22 @@ Vocabulary VocabularyChooser::finish() {
         result.tokens += part.totals.tokens;
         result.largest_count = std::max(result.largest_count, part.totals.largest_count);
         result.padding += part.totals.padding;
-        size += part.candidates.size();
+        size += part.size;
     }
     if (given_) {
         result.words = *choice_.vocabulary;
         result.counts = std::move(counts_);
         return result;
     }
-    Buffer<Candidate> candidates(size);
-    size = 0;
-    for (Part& part : parts_) {
-        std::copy(part.candidates.begin(), part.candidates.end(), candidates.begin() + size);
-        size += part.candidates.size();
-        part.candidates = {};
+    Buffer<Candidate> candidates = std::move(parts_[0].candidates);
+    if (size > candidates.size()) candidates.grow(size);
+    size = parts_[0].size;
+    for (std::size_t i = 1; i < parts_.size(); ++i) {
+        const Buffer<Candidate> more = std::move(parts_[i].candidates);
+        std::copy_n(more.begin(), parts_[i].size, candidates.begin() + size);
+        size += parts_[i].size;
     }
-    threads_.sort(candidates.begin(), candidates.end());
+    threads_.sort(candidates.begin(), candidates.begin() + size);
     size = static_cast<std::size_t>(std::min(static_cast<std::int64_t>(size), choice_.max_words));
     result.counts.reserve(size);
     rows_.reserve(size);

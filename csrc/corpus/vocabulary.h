@@ -101,8 +101,9 @@ class VocabularyChooser {
             return count != other.count ? count > other.count : key < other.key;
         }
     };
-    struct alignas(128) Part {  // of a thread
-        std::vector<Candidate> candidates;
+    struct alignas(128) Part {         // of a thread
+        Buffer<Candidate> candidates;  // and room for more
+        std::size_t size = 0;
         Arena arena;  // of their long words
         Vocabulary totals;
     };

@@ -171,17 +171,25 @@ class WordTable {
     const Entry& operator[](std::size_t id) const { return blocks_[id / kBlockEntries][id % kBlockEntries]; }
 
     void prefetch(std::uint64_t hash) const { __builtin_prefetch(slots_.data() + (hash >> shift_)); }
-    void prefetch_entry(std::int32_t id) const {
-        __builtin_prefetch(&(*this)[static_cast<std::size_t>(std::max(id, 0))]);
-    }
-
-    // The id of the first word whose half of the hash is the same, which is nearly always the word; -1: there
-    // is none.
-    std::int32_t guess(std::uint64_t hash) const {
-        const Slot tag = hash >> 32;
-        for (std::size_t i = hash >> shift_;; i = (i + 1) & mask_) {
-            const Slot slot = load(slots_[i]);
-            if (slot >> 32 == tag || slot == 0) return id_of(slot);
+    // Finds for each token the first word whose half of the hash is the same, which is nearly always the
+    // token, and prefetches its entry; or an entry that equals no word. Tokens have a key, a hash and an
+    // entry.
+    template <typename Token>
+    void guess(Token* tokens, std::size_t size) {
+        const AtomicSlot* const slots = slots_.data();
+        Entry* const* const blocks = blocks_.data();
+        const std::size_t mask = mask_;
+        const int shift = shift_;
+        for (std::size_t i = 0; i < size; ++i) {
+            Token& token = tokens[i];
+            const Slot tag = token.hash >> 32;
+            std::size_t at = token.hash >> shift;
+            Slot slot;
+            while ((slot = load(slots[at])) >> 32 != tag && slot != 0) at = (at + 1) & mask;
+            const std::int32_t id = token.key.id = id_of(slot);
+            const auto place = static_cast<std::size_t>(std::max(id, 0));
+            token.entry = id < 0 ? &none_ : blocks[place / kBlockEntries] + place % kBlockEntries;
+            __builtin_prefetch(token.entry);
         }
     }
 
@@ -247,15 +255,20 @@ class WordTable {
         std::vector<std::vector<Slot>> beyond(parts);
         threads.run(parts, [&](std::size_t part, std::size_t) {
             const std::size_t end = slots_.size() * (part + 1) / parts;
-            walk(old, part, parts, [&](Slot slot) {
-                std::size_t at = home(slot);
-                while (at < end && load(slots_[at]) != 0) ++at;
-                if (at < end) {
-                    slots_[at].store(slot, std::memory_order_relaxed);
-                } else {
-                    beyond[part].push_back(slot);
-                }
-            });
+            // The first words first, which are the most frequent ones: so they are nearly always found at
+            // once.
+            for (const bool first : {true, false}) {
+                walk(old, part, parts, [&](Slot slot) {
+                    if ((static_cast<std::size_t>(id_of(slot)) < kFirstWords) != first) return;
+                    std::size_t at = home(slot);
+                    while (at < end && load(slots_[at]) != 0) ++at;
+                    if (at < end) {
+                        slots_[at].store(slot, std::memory_order_relaxed);
+                    } else {
+                        beyond[part].push_back(slot);
+                    }
+                });
+            }
         });
         for (const std::vector<Slot>& part : beyond) {
             for (const Slot slot : part) {
@@ -314,7 +327,8 @@ class WordTable {
     using Slot = std::uint64_t;
     using AtomicSlot = std::atomic<Slot>;
 
-    static constexpr std::size_t kLarge = std::size_t{1} << 16;         // slots, for several threads to grow
+    static constexpr std::size_t kLarge = std::size_t{1} << 16;  // slots, for several threads to grow
+    static constexpr std::size_t kFirstWords = std::size_t{1} << 13;
     static constexpr std::size_t kIdsTaken = 512;                       // by a writer at a time
     static constexpr std::size_t kBlockEntries = std::size_t{1} << 16;  // of 2 MiB: a huge page
     static constexpr std::size_t kMaxIds = std::size_t{1} << 31;
@@ -374,6 +388,7 @@ class WordTable {
     std::atomic<std::size_t> size_{0};
     std::mutex ids_mutex_;
     std::size_t ids_ = 0;
+    Entry none_{};  // of no word
 };
 
 }  // namespace embedtrain
