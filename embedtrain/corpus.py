@@ -795,7 +795,7 @@ def _own_share(
 
 
 def _lines(words: Iterable[str]) -> bytes:
-    return "".join(f"{word}\n" for word in words).encode()
+    return "\n".join((*words, "")).encode()
 
 
 def _names(found: Sequence[Found]) -> str:

@@ -470,7 +470,7 @@ Encoded Encoder::finish(const Choice& choice) {
 void Encoder::make_final(const std::function<Buffer<std::int32_t>(std::size_t)>& final_ids_of_run,
                          Encoded& result) {
     constexpr std::int64_t kPart = 1 << 17;  // ids
-    constexpr std::int64_t kAhead = 64;
+    constexpr std::int64_t kAhead = 64;      // final ids are asked for so early
     struct Part {
         Buffer<std::int32_t> ids;
         std::int64_t size = 0, place = 0;

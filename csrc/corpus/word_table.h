@@ -171,6 +171,7 @@ class WordTable {
     const Entry& operator[](std::size_t id) const { return blocks_[id / kBlockEntries][id % kBlockEntries]; }
 
     void prefetch(std::uint64_t hash) const { __builtin_prefetch(slots_.data() + (hash >> shift_)); }
+
     // Finds for each token the first word whose half of the hash is the same, which is nearly always the
     // token, and prefetches its entry; or an entry that equals no word. Tokens have a key, a hash and an
     // entry.
@@ -255,20 +256,15 @@ class WordTable {
         std::vector<std::vector<Slot>> beyond(parts);
         threads.run(parts, [&](std::size_t part, std::size_t) {
             const std::size_t end = slots_.size() * (part + 1) / parts;
-            // The first words first, which are the most frequent ones: so they are nearly always found at
-            // once.
-            for (const bool first : {true, false}) {
-                walk(old, part, parts, [&](Slot slot) {
-                    if ((static_cast<std::size_t>(id_of(slot)) < kFirstWords) != first) return;
-                    std::size_t at = home(slot);
-                    while (at < end && load(slots_[at]) != 0) ++at;
-                    if (at < end) {
-                        slots_[at].store(slot, std::memory_order_relaxed);
-                    } else {
-                        beyond[part].push_back(slot);
-                    }
-                });
-            }
+            walk(old, part, parts, [&](Slot slot) {
+                std::size_t at = home(slot);
+                while (at < end && load(slots_[at]) != 0) ++at;
+                if (at < end) {
+                    slots_[at].store(slot, std::memory_order_relaxed);
+                } else {
+                    beyond[part].push_back(slot);
+                }
+            });
         });
         for (const std::vector<Slot>& part : beyond) {
             for (const Slot slot : part) {
@@ -327,8 +323,7 @@ class WordTable {
     using Slot = std::uint64_t;
     using AtomicSlot = std::atomic<Slot>;
 
-    static constexpr std::size_t kLarge = std::size_t{1} << 16;  // slots, for several threads to grow
-    static constexpr std::size_t kFirstWords = std::size_t{1} << 13;
+    static constexpr std::size_t kLarge = std::size_t{1} << 16;         // slots, for several threads to grow
     static constexpr std::size_t kIdsTaken = 512;                       // by a writer at a time
     static constexpr std::size_t kBlockEntries = std::size_t{1} << 16;  // of 2 MiB: a huge page
     static constexpr std::size_t kMaxIds = std::size_t{1} << 31;
