@@ -23,6 +23,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -177,8 +178,12 @@ class Cache:
         self._partial = None
         sync(self.root)
         self._unlock()
-        size = sum(path.stat().st_size for path in target.iterdir())
-        self._note(f"kept the encoded corpus ({size / 1e6:,.1f} MB) in {target}, to be used again")
+        self._note(f"kept the encoded corpus ({_size(target)}) in {target}, to be used again{self._others(target)}")
+
+    def _others(self, target: Path) -> str:
+        """Say what other entries take, because nobody but the user removes them."""
+        others = [path for path in self.root.iterdir() if re.fullmatch(_NAME, path.name) and path != target]
+        return f"; {len(others)} more there take {_size(*others)}, delete what you no longer need" if others else ""
 
     def _read(self, folder: Path) -> tuple[Entry, bool]:
         """Read an entry; returns it and whether the large arrays are surely those that were written."""
@@ -221,6 +226,14 @@ class Cache:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _size(*folders: Path) -> str:
+    size = 0
+    for folder in folders:
+        with contextlib.suppress(OSError):  # another process may remove it now
+            size += sum(path.stat().st_size for path in folder.iterdir())
+    return f"{size / 1e6:,.1f} MB"
 
 
 def map_array(path: Path, dtype: np.dtype[Any]) -> Array:

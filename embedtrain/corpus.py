@@ -489,7 +489,11 @@ def _encode_by_tokenizer(
     tokens = _Tokens(folder)
     with _tokenizer_threads(options.workers):
         for lines in text.read(_files(found), rows, on_bytes):
-            for encoding in tokenizer.encode_batch_fast(lines, add_special_tokens=False):
+            try:
+                encodings = tokenizer.encode_batch_fast(lines, add_special_tokens=False)
+            except Exception as error:  # nor has this
+                raise EmbedtrainError(f"{path}: this tokenizer cannot cut the text ({error})") from error
+            for encoding in encodings:
                 tokens.ids.extend(encoding.ids)
                 tokens.end_sentence()
     if text.size == 0 and ranks is None:

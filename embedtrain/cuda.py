@@ -278,7 +278,7 @@ class Card:
 
 
 @contextmanager
-def _explained(device: torch.device, what: str) -> Iterator[None]:
+def explained(device: torch.device, what: str) -> Iterator[None]:
     """Turn what CUDA reports into a sentence for the user."""
     try:
         yield
@@ -304,7 +304,7 @@ def tables(rows: int, options: Options, device: str, *, kernels: Kernels = core)
     """
     on = torch.device(device)
     size = 2 * rows * options.dim * 4 / 1e9
-    with _explained(on, f"two tables of {rows:,} x {options.dim} ({size:.1f} GB)"):
+    with explained(on, f"two tables of {rows:,} x {options.dim} ({size:.1f} GB)"):
         input = ops.new_table(rows, options.dim, device=on)
         output = ops.new_table(rows, options.dim, device=on)
         initial_weights(input, 0, options.seed, kernels=kernels)
@@ -335,7 +335,7 @@ class Gpu:
         self.least_tokens = _BLOCK_TOKENS // 4
         self._options, self._size, self._locked = options, corpus.size, locked
         self._first_position = 0 if corpus.part is None else corpus.part.first_position
-        with _explained(input.device, "training"):
+        with explained(input.device, "training"):
             self._card = card = card or Card(input.device)
             counts = torch.from_numpy(corpus.vocabulary.counts)
             keep = ops.keep_thresholds(counts, options.sample)
@@ -357,7 +357,7 @@ class Gpu:
     ) -> Callable[[], Sequence[float]]:
         """Enqueue the training of a block. The arguments are those of :meth:`embedtrain.ops.Trainer.train`."""
         options = self._options
-        with _explained(self.input.device, "training"):
+        with explained(self.input.device, "training"):
             ids, offsets, first = self._feed.take(epoch, begin, end)
             self._stats.zero_()
             train_block(
@@ -373,7 +373,7 @@ class Gpu:
             event = self._card.event()
 
         def wait() -> Sequence[float]:
-            with _explained(self.input.device, "training"):
+            with explained(self.input.device, "training"):
                 event()
             sums: list[float] = slot.tolist()
             return sums
@@ -382,7 +382,7 @@ class Gpu:
 
     def synchronise(self) -> None:
         """Wait until all work that is enqueued is done."""
-        with _explained(self.input.device, "training"):
+        with explained(self.input.device, "training"):
             self._card.event()()
 
 

@@ -58,8 +58,22 @@ def train(
         config of the result. Of several ranks, only the first has one.
     :param ranks: those that train with this one, each its part of the corpus.
     :raises EmbedtrainError: if the tables do not fit into memory, training diverges, a checkpoint cannot be written, or
-        that to go on from is of another corpus.
+        that to go on from is of another corpus, or the GPU fails.
     """
+    with nullcontext() if device == "cpu" else cuda.explained(torch.device(device), "training"):
+        return _train(corpus, options, progress, log, device, checkpoints, examination, ranks)
+
+
+def _train(
+    corpus: Corpus,
+    options: Options,
+    progress: Progress,
+    log: Callable[[Report], None],
+    device: str,
+    checkpoints: Checkpoints | None,
+    examination: Examination | None,
+    ranks: Ranks | None,
+) -> Embeddings:
     size, epochs = corpus.size, options.epochs
     on_cpu = device == "cpu"
     input, output = (

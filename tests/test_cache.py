@@ -66,6 +66,13 @@ def run(file: Any, root: Path, **options: Any) -> tuple[Corpus, list[str]]:
     return corpus, lines
 
 
+def test_what_other_entries_take_is_said(file: Path, root: Path) -> None:
+    for min_count, others in ((1, None), (2, "1 more there take 0.0 MB"), (3, "2 more there take 0.0 MB")):
+        _, (line,) = run(file, root, min_count=min_count)
+        assert line.endswith(f"to be used again{f'; {others}, delete what you no longer need' if others else ''}")
+        (root / "something else").mkdir(exist_ok=True)
+
+
 def test_kept_used_and_equal(file: Path, root: Path) -> None:
     expected = encode(file, Options(min_count=2))
     made, lines = run(file, root, min_count=2)

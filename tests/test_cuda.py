@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from embedtrain.errors import EmbedtrainError
 from embedtrain.loop import State, train_blocks
 from embedtrain.options import Options
 from embedtrain.progress import Progress
+from embedtrain.training_state import Checkpoints
 
 pytestmark = pytest.mark.native
 
@@ -282,13 +284,30 @@ def test_without_cuda_in_the_build_the_operator_says_so(monkeypatch):
     else [],
 )
 def test_failures_of_the_card_are_sentences(error, message):
-    with pytest.raises(EmbedtrainError, match=message) as raised, cuda._explained(torch.device("cuda:1"), "training"):
+    with pytest.raises(EmbedtrainError, match=message) as raised, cuda.explained(torch.device("cuda:1"), "training"):
         raise error
     assert "\n" not in str(raised.value)
 
 
+def test_a_failure_while_the_training_is_saved_is_one_too(monkeypatch, tmp_path, one_worker):
+    """Whoever waits for the card first is told; where tables are copied, too."""
+    monkeypatch.setattr(cuda, "tables", lambda rows, options, device: train._tables(rows, options))
+    monkeypatch.setattr(cuda, "Gpu", functools.partial(cuda.Gpu, card=FakeCard()))
+
+    def fails(table):
+        raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
+
+    with Checkpoints(tmp_path, every="1tokens") as checkpoints:
+        monkeypatch.setattr(torch.Tensor, "cpu", fails)
+        monkeypatch.setattr("embedtrain.training_state._copies", lambda *tables: None)
+        with pytest.raises(EmbedtrainError, match="cuda:0 failed during training: CUDA error: unspecified") as raised:
+            train.train(new_corpus(), OPTIONS, Progress(io.StringIO()), print, "cuda:0", checkpoints)
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_errors_are_not_hidden():
-    with pytest.raises(RuntimeError, match="a bug"), cuda._explained(torch.device("cuda:1"), "training"):
+    with pytest.raises(RuntimeError, match="a bug"), cuda.explained(torch.device("cuda:1"), "training"):
         raise RuntimeError("a bug")
 
 
