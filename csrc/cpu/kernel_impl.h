@@ -31,6 +31,8 @@ constexpr int kTileTargets = 6;
 constexpr int kPairLanes = 8;    // a row of G: the targets of a tile, padded
 constexpr int kColumnBlock = 8;  // columns are computed in blocks of eight; rows are padded to sixteen
 constexpr int kAhead = 3;        // centres between asking for a row and using it
+constexpr int kTouched = 32;     // centres whose rows are touched at once
+constexpr int64_t kCachedBytes = int64_t{64} << 20;  // a table beyond is for the most part in memory
 
 struct Pairs {  // of one tile of targets, by lane; zero in the lanes that have none
     alignas(64) float against[kPairLanes];   // -1 for the centre, +1 for noise: σ's argument is against * dot
@@ -399,6 +401,7 @@ class Trainer {
   public:
     Trainer(const Block& block, void* workspace)
         : block_(block),
+          beyond_caches_(block.vocabulary * block.stride * int64_t{sizeof(float)} > kCachedBytes),
           arena_(workspace),
           sampler_(block, arena_),
           // A context is used, once it has entered, in all the windows it stands in: about W + 1 of them.
@@ -437,7 +440,10 @@ class Trainer {
         while (sampler_.next()) {
             loss.reset();
             int entered = 0;  // contexts that have a row to work on
+            if (beyond_caches_) touch_rows(sampler_.first);
             for (int centre = sampler_.first; centre < sampler_.last; ++centre) {
+                if (beyond_caches_ && (centre - sampler_.first) % kTouched == 0)
+                    touch_rows(centre + kTouched);
                 const int64_t reach = at_most(sampler_.kept, centre + int64_t{1} + sampler_.margin);
                 for (; entered < reach; ++entered) x_[entered] = input_.use(sampler_.word[entered]);
                 const int right = sampler_.right[centre];
@@ -591,7 +597,21 @@ class Trainer {
         w_.ahead_count = count;
     }
 
+    // One cache line of each row that some centres from this one on will need: so that the addresses of rows
+    // in memory are translated many at a time. Even a prefetch waits for that, and all that comes after it.
+    void touch_rows(int centre) const {
+        const int end = static_cast<int>(at_most(centre + kTouched, sampler_.last));
+        for (int c = centre; c < end; ++c) __builtin_prefetch(output_.address(sampler_.word[c]), 0, 2);
+        for (int k = 0; k < block_.negative; ++k)
+            for (int c = centre; c < end; ++c)
+                __builtin_prefetch(output_.address(sampler_.negative(c, k)), 0, 2);
+        const int entering = static_cast<int>(at_most(end + int64_t{sampler_.margin}, sampler_.kept));
+        for (int i = centre + sampler_.margin; i < entering; ++i)
+            __builtin_prefetch(input_.address(sampler_.word[i]), 0, 2);
+    }
+
     const Block& block_;
+    const bool beyond_caches_;  // the tables are too large for any cache
     Arena arena_;
     Sampler sampler_;
     Rows input_, output_;
