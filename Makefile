@@ -14,7 +14,7 @@ ARGS ?=
 SECONDS ?= 60
 
 BIN = $(VENV)/bin
-SOURCES = $(shell find csrc tests/cuda tests/fuzz -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh') $(wildcard benchmarks/*.cu)
+SOURCES = $(shell find csrc tests/cuda tests/fuzz -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh') $(wildcard benchmarks/*.cu benchmarks/*.cpp)
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # As many tests at once as there are processors.
 PARALLEL = -n logical --dist worksteal
