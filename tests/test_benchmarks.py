@@ -259,6 +259,24 @@ def test_growth(tmp_path: Path) -> None:
     assert "bytes a word" in ran.stdout
 
 
+def test_distinct(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "distinct.py"), "--words-log2", "14", "--min-count", "5"]
+    command += ["--limit", "2000", "--folder", str(tmp_path), "--json", str(tmp_path / "out.json")]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    measured = json.loads((tmp_path / "out.json").read_text())
+    assert measured["different words"] == 2**14
+    assert measured["tokens"] == 2**15 - 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+    distinct = importlib.import_module("distinct")
+    path = tmp_path / "text"
+    assert distinct.write(path, 10) == 2047
+    words, counts, _ = distinct.vocabulary(10, 1)
+    seen = collections.Counter(path.read_bytes().split())
+    assert seen == dict(zip(words, counts.tolist(), strict=True))
+    assert words == sorted(seen, key=lambda word: (-seen[word], word))
+
+
 def test_memory(tmp_path: Path) -> None:
     command = [
         sys.executable,
