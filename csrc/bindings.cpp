@@ -308,6 +308,31 @@ void bind_cpu(py::module_& m) {
     });
 }
 
+ExchangedRows exchanged_rows(uintptr_t table, uintptr_t base, int64_t stride, uintptr_t rows, int64_t count,
+                             int dim) {
+    return {pointer<float>(table), pointer<float>(base), stride, pointer<const int64_t>(rows), count, dim};
+}
+
+void bind_exchange(py::module_& m) {
+    m.def(
+        "take_differences",
+        [](uintptr_t table, uintptr_t base, int64_t stride, uintptr_t rows, int64_t count, int dim,
+           uintptr_t differences, int workers) {
+            take_differences(exchanged_rows(table, base, stride, rows, count, dim),
+                             pointer<uint16_t>(differences), workers);
+        },
+        WithoutGil());
+    m.def(
+        "replace_differences",
+        [](uintptr_t table, uintptr_t base, int64_t stride, uintptr_t rows, int64_t count, int dim,
+           uintptr_t differences, uintptr_t sum, uintptr_t weight, int workers) {
+            replace_differences(exchanged_rows(table, base, stride, rows, count, dim),
+                                pointer<const uint16_t>(differences), pointer<const uint16_t>(sum),
+                                pointer<const float>(weight), workers);
+        },
+        WithoutGil());
+}
+
 #ifdef EMBEDTRAIN_CUDA
 // All addresses are of the device's memory.
 CudaBlock cuda_block(const py::kwargs& k) {
@@ -495,6 +520,7 @@ PYBIND11_MODULE(_native, m) {
     bind_corpus(m);
     bind_sampling(m);
     bind_cpu(m);
+    bind_exchange(m);
     bind_cuda(m);
     bind_vectors(m);
 }

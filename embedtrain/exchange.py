@@ -4,18 +4,21 @@ Every rank trains its own two tables. At the end of a round, a fixed number of p
 the difference that it has made to some rows since they were last exchanged; the differences of all ranks are summed
 beside the training of the next round, and at its end every rank replaces its own difference by the weighted sum. Which
 rows, and with which weight, follows from the counts of the words and the learning rate alone, so that all ranks agree
-on it and a run can be repeated. docs/scaling.md has the reasons and the measurements.
+on it and a run can be repeated. Differences travel as bfloat16; what a rank rounds off stays in its table, and so is
+part of its next difference. docs/scaling.md has the reasons and the measurements.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from embedtrain import ops
 
 # Rate × updates of a row after which it has gone 1 - 1/e of the way to where its text draws it, in the direction in
 # which it learns most quickly. Training diverges if gradients of the same old values add up to twice this, as windows
@@ -28,10 +31,8 @@ REACH = 1.2
 UNSEEN = 2.0
 # At least so many exchanges of every row during training.
 _EXCHANGES = 10
-# Numbers that are summed at once, in one slice of the tables: bounds the memory for it.
-_SLICE = 1 << 23
-
-Rows = slice | Tensor
+# Numbers of a table that are exchanged at once when all are: bounds the memory for it.
+_SLICE = 1 << 22
 
 
 class Sum(Protocol):
@@ -63,42 +64,49 @@ def weight(settled: Tensor, ranks: int) -> Tensor:
     return (-REACH / (ranks * torch.expm1(-settled.clamp(min=1e-9)))).clamp(max=1)
 
 
-def tiers(touches: Tensor, rate: float, ranks: int, round_positions: float, longest: int) -> list[tuple[Rows, int]]:
-    """Sort rows by how often they have to be exchanged.
+def rounds_between(touches: Tensor, rate: float, ranks: int, round_positions: float, longest: int) -> Tensor:
+    """Return after how many rounds each row is to be exchanged: int64 (V,), powers of two.
 
     :param touches: (V,) expected updates per position of a rank.
     :param longest: the most rounds between two exchanges of a row.
-    :return: (rows, rounds between two exchanges of them), the rounds rising in powers of two.
     """
     unseen = rate * ranks * round_positions * touches
     exponents = torch.log2(UNSEEN / unseen.clamp(min=1e-30)).floor().clamp(0, math.floor(math.log2(max(longest, 1))))
-    found: list[tuple[Rows, int]] = []
-    for exponent in sorted(set(exponents.int().tolist())):
-        index = (exponents == exponent).nonzero().squeeze(1)
-        first, last = int(index[0]), int(index[-1]) + 1
-        # The vocabulary is in order of frequency, unless it is that of a tokenizer.
-        found.append((slice(first, last) if last - first == len(index) else index, 1 << exponent))
-    return found
+    return torch.ones_like(exponents, dtype=torch.int64) << exponents.long()
 
 
-@dataclass
-class _Slice:
-    """Rows that are exchanged together."""
+class _Table:
+    """One of the two tables.
 
-    rows: Rows
-    every: int  # rounds
-    phase: int
-    base: tuple[Tensor, Tensor]  # (n, D) of each table: the value that all ranks agree on
-    touches: Tensor  # (2, n, 1) expected updates per position of a rank
-    since: float  # position on each rank up to which all is in base, or on its way
+    :param touches: (V,) expected updates per position of a rank. :param every: from :func:`rounds_between`.
+    """
 
+    def __init__(self, table: Tensor, touches: Tensor, every: Tensor, position: float) -> None:
+        self.values = table
+        self.base = ops.new_table(*table.shape, device=table.device)
+        """(V, D) what all ranks agree on."""
+        self.base.copy_(table)
+        device = table.device
+        self._touches = touches.to(device, torch.float32)
+        # Position on each rank up to which all is in the base, or on its way.
+        self._since = torch.full_like(self._touches, position, dtype=torch.float64)
+        # Rounds between exchanges, and rows of which a part is due in each round.
+        self._tiers = [(each, (every == each).nonzero().squeeze(1).to(device)) for each in every.unique().tolist()]
 
-@dataclass
-class _Running:
-    slice: _Slice
-    snapshot: tuple[Tensor, Tensor]  # (n, D) of each table
-    values: Tensor  # (2, n, D) this rank's difference, and later that of all
-    weight: Tensor  # (2, n, 1)
+    def due(self, number: int | None) -> Tensor:
+        """Return the rows to exchange after a round; None: those that are due after every round."""
+        found = []
+        for every, rows in self._tiers:
+            part = 0 if number is None else number % every
+            if number is not None or every == 1:
+                found.append(rows[len(rows) * part // every : len(rows) * (part + 1) // every])
+        return torch.cat(found) if found else torch.empty(0, dtype=torch.int64, device=self.base.device)
+
+    def settled(self, rows: Tensor, position: float, rate: float) -> Tensor:
+        """Return what :func:`weight` is told of rows that are exchanged at a position, and remember that they are."""
+        settled = rate / SETTLED * (position - self._since[rows]).float() * self._touches[rows]
+        self._since[rows] = position
+        return settled
 
 
 class Exchange:
@@ -108,6 +116,7 @@ class Exchange:
     :param touches: (V,) of the input and the output table: expected updates per position of a rank.
     :param rate: the highest learning rate. :param rounds: in the whole training.
     :param position: trained by each rank before, in which the tables agree.
+    :param workers: threads that an exchange may use.
     """
 
     def __init__(
@@ -121,32 +130,21 @@ class Exchange:
         round_positions: float,
         rounds: int,
         position: float = 0,
+        workers: int = 1,
     ) -> None:
-        self._tables = (input, output)
-        self._group = group
-        self._running: list[_Running] = []
+        self._group, self._workers = group, workers
+        longest = max(rounds // _EXCHANGES, 1)
+        self._tables = [
+            _Table(table, each, rounds_between(each, rate, group.size, round_positions, longest), position)
+            for table, each in zip((input, output), touches, strict=True)
+        ]
+        self._buffers = input.new_empty(2, 0, dtype=torch.bfloat16)
+        self._running: list[tuple[_Table, Tensor, Tensor, Tensor, Tensor]] = []
         self._sum: Sum | None = None  # of these, one behind the other
         self.bytes = 0
         """Bytes of differences that this rank has given to sums."""
         self.waited = 0.0
         """Seconds in which this rank has waited for sums."""
-        self._slices: list[_Slice] = []
-        both = torch.stack(touches).to(input.device, torch.float32)
-        longest = max(rounds // _EXCHANGES, 1)
-        for rows, every in tiers(both.amax(0), rate, group.size, round_positions, longest):
-            self._slices += self._sliced(rows, every, both, position)
-
-    def _sliced(self, rows: Rows, every: int, touches: Tensor, position: float) -> list[_Slice]:
-        """Cut a tier so that a part of it is due in every round."""
-        first, size = (rows.start, rows.stop - rows.start) if isinstance(rows, slice) else (0, len(rows))
-        parts = min(max(-(-size * 2 * self._tables[0].shape[1] // _SLICE), every), size)
-        found = []
-        for part in range(parts):
-            begin, end = size * part // parts, size * (part + 1) // parts
-            some = slice(first + begin, first + end) if isinstance(rows, slice) else rows[begin:end]
-            base = self._tables[0][some].clone(), self._tables[1][some].clone()
-            found.append(_Slice(some, every, part % every, base, touches[:, some].unsqueeze(2), position))
-        return found
 
     def start(self, number: int | None, position: float, rate: float) -> None:
         """Start to exchange what is due.
@@ -154,59 +152,49 @@ class Exchange:
         :param number: of the round that has just been trained; None: only rows that are due after every round.
         :param position: trained by each rank since the start of training. :param rate: the learning rate now.
         """
+        self._start([table.due(number) for table in self._tables], position, rate)
+
+    def _start(self, due: list[Tensor], position: float, rate: float) -> None:
         self.apply()
-        due = [
-            part for part in self._slices if (part.every == 1 if number is None else number % part.every == part.phase)
-        ]
-        self._start(due, position, rate)
+        dim = self._tables[0].base.shape[1]
+        sizes = [len(rows) * dim for rows in due]
+        if not any(sizes):
+            return
+        if sum(sizes) > self._buffers.shape[1]:
+            self._buffers = self._buffers.new_empty(2, sum(sizes))
+        own, total = self._buffers[:, : sum(sizes)]
+        parts = (each.split(sizes) for each in (own, total))
+        for table, rows, mine, all in zip(self._tables, due, *parts, strict=True):
+            mine, all = mine.view(-1, dim), all.view(-1, dim)
+            torch.ops.embedtrain.take_differences(table.values, table.base, rows, mine, self._workers)
+            factor = weight(table.settled(rows, position, rate), self._group.size)
+            self._running.append((table, rows, mine, all, factor))
+        total.copy_(own)
+        self.bytes += total.nbytes
+        self._sum = self._group.start_sum(total)
 
     def apply(self) -> None:
         """Take over what was exchanged, waiting for it."""
+        if self._sum is None:
+            return
         start = time.perf_counter()
-        if self._sum is not None:
-            self._sum.wait()
+        self._sum.wait()
         self._sum = None
         self.waited += time.perf_counter() - start
-        for running in self._running:
-            self._finish(running)
+        for table, rows, own, total, factor in self._running:
+            torch.ops.embedtrain.replace_differences(
+                table.values, table.base, rows, own, total, factor, self._workers
+            )
         self._running.clear()
 
     def settle(self, position: float, rate: float) -> None:
         """Exchange everything: afterwards the tables of all ranks are equal, to the bit."""
-        for part in self._slices:
-            self.apply()
-            self._start([part], position, rate)
+        for rows in self._all_rows():
+            self._start([rows, rows], position, rate)
         self.apply()
-        for part in self._slices:
-            for table, base in zip(self._tables, part.base, strict=True):
-                table[part.rows] = base
+        for table in self._tables:
+            table.values.copy_(table.base)
 
-    def _start(self, due: list[_Slice], position: float, rate: float) -> None:
-        due = [part for part in due if position > part.since]
-        if not due:
-            return
-        size = sum(2 * part.base[0].numel() for part in due)
-        values = torch.empty(size, device=self._tables[0].device)
-        at = 0
-        for part in due:
-            shape = part.base[0].shape
-            differences = values[at : (at := at + 2 * shape.numel())].view(2, *shape)
-            snapshot = self._tables[0][part.rows].clone(), self._tables[1][part.rows].clone()
-            for now, base, difference in zip(snapshot, part.base, differences, strict=True):
-                torch.sub(now, base, out=difference)
-            settled = rate * (position - part.since) / SETTLED * part.touches
-            part.since = position
-            self._running.append(_Running(part, snapshot, differences, weight(settled, self._group.size)))
-        self.bytes += values.nbytes
-        self._sum = self._group.start_sum(values)
-
-    def _finish(self, running: _Running) -> None:
-        part = running.slice
-        for table, base, snapshot, difference, factor in zip(
-            self._tables, part.base, running.snapshot, running.values, running.weight, strict=True
-        ):
-            base.addcmul_(difference, factor)
-            rows = table[part.rows]
-            rows.sub_(snapshot).add_(base)  # what was learned while the sum was under way stays
-            if not isinstance(part.rows, slice):  # rows is a copy
-                table[part.rows] = rows
+    def _all_rows(self) -> Iterator[Tensor]:
+        base = self._tables[0].base
+        yield from torch.arange(len(base), device=base.device).split(max(_SLICE // base.shape[1], 1))

@@ -133,7 +133,7 @@ class LocalSgd:
         return Exchange(
             self.input, self.output, (kept * input, kept * output), group, rate=options.alpha,
             round_positions=self._size / self._blocks / self._count, rounds=self._blocks * options.epochs,
-            position=self._position / self._count,
+            position=self._position / self._count, workers=options.workers,
         )  # fmt: skip
 
     def _make_pieces(self, make: Callable[[Corpus], RankEngine], corpus: Corpus, state: State) -> None:

@@ -365,6 +365,79 @@ def _(*arguments: Any) -> None:
     return None
 
 
+@_operator(mutates=("differences",))
+def take_differences(table: Tensor, base: Tensor, rows: Tensor, differences: Tensor, workers: int = 1) -> None:
+    """Write ``table[rows] - base[rows]`` to ``differences``, rounded to nearest.
+
+    :param table: float32 (V, D), from :func:`new_table`. :param base: likewise.
+    :param rows: int64 (n,), all different. :param differences: bfloat16 (n, D).
+    :param workers: threads; the result does not depend on them.
+    """
+    exchanged = _exchanged(table, base, rows)
+    own = _require(differences, "differences", torch.bfloat16, rows.numel(), table.shape[1])
+    core.take_differences(*exchanged, own, workers)
+
+
+@_fake("take_differences")
+def _(table: Tensor, base: Tensor, rows: Tensor, differences: Tensor, workers: int = 1) -> None:
+    return None
+
+
+@_operator(mutates=("table", "base"))
+def replace_differences(
+    table: Tensor, base: Tensor, rows: Tensor, differences: Tensor, sum: Tensor, weight: Tensor, workers: int = 1
+) -> None:
+    """Put ``weight * sum`` in the place of this rank's own differences: it is added to both, they are taken off table.
+
+    So what :func:`take_differences` has rounded off, and what was learned since, stays in the table.
+
+    :param table: as for :func:`take_differences`; so are base, rows, differences and workers.
+    :param sum: bfloat16 (n, D), of all ranks' differences. :param weight: float32 (n,).
+    """
+    exchanged = _exchanged(table, base, rows)
+    shape = rows.numel(), table.shape[1]
+    own = _require(differences, "differences", torch.bfloat16, *shape)
+    both = _require(sum, "sum", torch.bfloat16, *shape)
+    core.replace_differences(*exchanged, own, both, _require(weight, "weight", torch.float32, rows.numel()), workers)
+
+
+@_fake("replace_differences")
+def _(
+    table: Tensor, base: Tensor, rows: Tensor, differences: Tensor, sum: Tensor, weight: Tensor, workers: int = 1
+) -> None:
+    return None
+
+
+def _exchanged(table: Tensor, base: Tensor, rows: Tensor) -> tuple[int, int, int, int, int, int]:
+    """Check rows that ranks exchange, and return what the native core is told of them."""
+    _require_table(table, "table")
+    _require_table(base, "base")
+    if table.shape != base.shape or not _is_padded(table) or not _is_padded(base):
+        raise ValueError("table and base must be tables of the same shape from new_table()")
+    address = _require(rows, "rows", torch.int64, None)
+    if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < len(table):
+        raise ValueError(f"rows must be from 0 to {len(table) - 1}")
+    return table.data_ptr(), base.data_ptr(), table.stride(0), address, rows.numel(), table.shape[1]
+
+
+def _take_differences_by_torch(
+    table: Tensor, base: Tensor, rows: Tensor, differences: Tensor, workers: int = 1
+) -> None:
+    differences.copy_(table[rows] - base[rows])
+
+
+def _replace_differences_by_torch(
+    table: Tensor, base: Tensor, rows: Tensor, differences: Tensor, sum: Tensor, weight: Tensor, workers: int = 1
+) -> None:
+    step = sum * weight.unsqueeze(1)  # bfloat16 times float32 is float32
+    base.index_add_(0, rows, step)
+    table.index_add_(0, rows, step.sub_(differences))
+
+
+_library.impl("take_differences", _take_differences_by_torch, "CUDA")
+_library.impl("replace_differences", _replace_differences_by_torch, "CUDA")
+
+
 def list_windows(
     ids: Tensor,
     offsets: Tensor,

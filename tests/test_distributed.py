@@ -381,10 +381,7 @@ def test_the_weight_is_between_the_sum_and_the_mean() -> None:
 
 def test_rows_are_exchanged_as_seldom_as_their_updates_allow() -> None:
     touches = torch.tensor([1e-1, 1e-3, 1e-5, 1e-3, 1e-9])
-    found = exchange.tiers(touches, rate=0.025, ranks=4, round_positions=1000, longest=20)
-    every = torch.zeros(5)
-    for rows, rounds in found:
-        every[rows] = rounds
+    every = exchange.rounds_between(touches, rate=0.025, ranks=4, round_positions=1000, longest=20)
     unseen = 0.025 * 4 * 1000 * touches * every
     assert every.tolist() == [1, 16, 16, 16, 16]
     assert ((unseen <= exchange.UNSEEN) | (every == 1)).all()
@@ -414,7 +411,7 @@ def test_rare_rows_are_summed_and_frequent_ones_averaged() -> None:
     touches = torch.tensor([10.0, 1e-6, 10.0, 1e-6])
     memory, size = _Memory(4), 4
     learned = torch.rand(size, 2, 4, 3)
-    tables = [(torch.ones(4, 3), torch.zeros(4, 3)) for _ in range(size)]
+    tables = [(ops.new_table(4, 3).fill_(1), ops.new_table(4, 3)) for _ in range(size)]
 
     def run(rank: int) -> None:
         link = exchange.Exchange(
@@ -435,10 +432,50 @@ def test_rare_rows_are_summed_and_frequent_ones_averaged() -> None:
         assert torch.equal(input, tables[0][0])
         assert torch.equal(output, tables[0][1])
     total = 2 * learned.sum(0)
+    rounded = {"rtol": 0.01, "atol": 0}  # bfloat16
     for number, start in ((0, 1.0), (1, 0.0)):
         moved = tables[0][number] - start
-        torch.testing.assert_close(moved[[1, 3]], total[number][[1, 3]])
-        torch.testing.assert_close(moved[[0, 2]], exchange.REACH / size * total[number][[0, 2]])
+        torch.testing.assert_close(moved[[1, 3]], total[number][[1, 3]], **rounded)
+        torch.testing.assert_close(moved[[0, 2]], exchange.REACH / size * total[number][[0, 2]], **rounded)
+
+
+def test_what_is_rounded_off_is_sent_later() -> None:
+    # Steps of 1 + 2^-8 in bfloat16 are 1 or 1 + 2^-7; their sum is right to one rounding of the last.
+    memory = _Memory(1)
+    table, other = ops.new_table(1, 1), ops.new_table(1, 1)
+    touches = torch.tensor([1e-6])
+    link = exchange.Exchange(table, other, (touches, touches), memory.member(0), rate=0.025, round_positions=1, rounds=1)
+    for step in range(1, 1001):
+        table += 1 + 2**-8
+        link.start(step, step, 0.025)
+        link.apply()
+    link.settle(2000, 0.025)
+    assert float(table) == pytest.approx(1000 * (1 + 2**-8), abs=0.01)
+    assert float(other) == 0
+
+
+@given(st.integers(1, 40), st.integers(1, 30), st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_native_differences_are_those_of_torch(vocabulary: int, dim: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tables = [ops.new_table(vocabulary, dim) for _ in range(4)]
+    for number in range(2):
+        tables[number].copy_(torch.randn(vocabulary, dim, generator=generator))
+    tables[0][0, 0] = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)  # a NaN whose rounding overflows
+    tables[2].copy_(tables[0])
+    tables[3].copy_(tables[1])
+    rows = torch.randperm(vocabulary, generator=generator)[: 1 + vocabulary // 2]
+    own, same = (torch.empty(len(rows), dim, dtype=torch.bfloat16) for _ in range(2))
+    torch.ops.embedtrain.take_differences(tables[0], tables[1], rows, own)
+    ops._take_differences_by_torch(tables[2], tables[3], rows, same)
+    assert torch.equal(own.isnan(), same.isnan())
+    assert torch.equal(own.nan_to_num(), same.nan_to_num())
+    total = torch.randn(len(rows), dim, generator=generator).bfloat16()
+    weight = torch.rand(len(rows), generator=generator)
+    torch.ops.embedtrain.replace_differences(tables[0], tables[1], rows, own, total, weight)
+    ops._replace_differences_by_torch(tables[2], tables[3], rows, own, total, weight)
+    for number in range(2):
+        torch.testing.assert_close(tables[number], tables[number + 2], equal_nan=True)
 
 
 @settings(max_examples=60, deadline=None)

@@ -48,6 +48,26 @@ class Spans {
     const int workers_;
 };
 
+// Less than this is not worth a thread of its own.
+constexpr int64_t kSharedNumbers = 1 << 18;
+
+// Calls work(first, some) for parts of the rows, each in a thread of its own.
+template <class Work>
+void share_out(const ExchangedRows& rows, int workers, const Work& work) {
+    const int64_t parts = std::clamp<int64_t>(rows.count * rows.dim / kSharedNumbers, 1, workers);
+    std::vector<std::thread> threads;
+    const auto part = [&](int64_t number) {
+        const int64_t first = rows.count * number / parts;
+        ExchangedRows some = rows;
+        some.rows += first;
+        some.count = rows.count * (number + 1) / parts - first;
+        work(first, some);
+    };
+    for (int64_t number = 1; number < parts; ++number) threads.emplace_back(part, number);
+    part(0);
+    for (std::thread& thread : threads) thread.join();
+}
+
 // Leave only the sentences with a token in [begin, end), and find the longest of them. What is left is
 // checked, so that whoever searches it later stays within it; the other offsets may be anything.
 void narrow(Block& block, int64_t begin, int64_t end) {
@@ -145,6 +165,20 @@ void list_windows(Block block, int64_t begin, int64_t end, WindowVisitor visit, 
     const Kernel& chosen = kernel();
     const AlignedMemory workspace = allocate_aligned(chosen.workspace_bytes(block));
     if (!chosen.list_windows(block, begin, end, workspace.get(), visit, receiver)) throw_unknown_word();
+}
+
+void take_differences(const ExchangedRows& rows, uint16_t* differences, int workers) {
+    share_out(rows, workers, [&](int64_t first, const ExchangedRows& some) {
+        kernel().take_differences(some, differences + first * rows.dim);
+    });
+}
+
+void replace_differences(const ExchangedRows& rows, const uint16_t* differences, const uint16_t* sum,
+                         const float* weight, int workers) {
+    share_out(rows, workers, [&](int64_t first, const ExchangedRows& some) {
+        kernel().replace_differences(some, differences + first * rows.dim, sum + first * rows.dim,
+                                     weight + first);
+    });
 }
 
 void advise_huge_pages(void* address, size_t bytes) {

@@ -51,6 +51,16 @@ using WindowVisitor = void (*)(void* receiver, const WindowView& window);
 // Gives the next span of ids to train on; false when there is none.
 using SpanSource = bool (*)(void* spans, int64_t* begin, int64_t* end);
 
+// Rows of a table that ranks exchange (embedtrain/exchange.py).
+struct ExchangedRows {
+    float* table;         // (V, stride)
+    float* base;          // (V, stride) what all ranks agreed on last
+    int64_t stride;       // floats
+    const int64_t* rows;  // (count) different rows of the table
+    int64_t count;
+    int dim;
+};
+
 struct Kernel {
     const char* name;
     // Bytes of work space, 64-byte aligned, that a thread must bring.
@@ -61,6 +71,13 @@ struct Kernel {
     // vocabulary.
     bool (*list_windows)(const Block& block, int64_t begin, int64_t end, void* workspace, WindowVisitor visit,
                          void* receiver);
+    // differences (count, dim) = table - base, as bfloat16, rounded to nearest, ties to even.
+    void (*take_differences)(const ExchangedRows& rows, uint16_t* differences);
+    // With step = weight * sum, which is of all ranks' differences: base += step, and in the table the step
+    // takes the place of this rank's own differences. What was not sent, because of the rounding or because it
+    // was learned since, stays in the table. weight: (count).
+    void (*replace_differences)(const ExchangedRows& rows, const uint16_t* differences, const uint16_t* sum,
+                                const float* weight);
 };
 
 extern const Kernel kKernelPortable;

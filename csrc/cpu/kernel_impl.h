@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/exchange_impl.h"
 #include "cpu/kernel.h"
 #include "cpu/sampler.h"
 #include "cpu/simd.h"
@@ -638,6 +639,7 @@ bool list_windows(const Block& block, int64_t begin, int64_t end, void* workspac
 
 }  // namespace
 
-const Kernel EMBEDTRAIN_KERNEL = {EMBEDTRAIN_KERNEL_NAME, workspace_bytes, train, list_windows};
+const Kernel EMBEDTRAIN_KERNEL = {EMBEDTRAIN_KERNEL_NAME, workspace_bytes,  train,
+                                  list_windows,           take_differences, replace_differences};
 
 }  // namespace embedtrain
