@@ -308,29 +308,31 @@ void bind_cpu(py::module_& m) {
     });
 }
 
-ExchangedRows exchanged_rows(uintptr_t table, uintptr_t base, int64_t stride, uintptr_t rows, int64_t count,
-                             int dim) {
-    return {pointer<float>(table), pointer<float>(base), stride, pointer<const int64_t>(rows), count, dim};
+ExchangedRows exchanged_rows(const py::kwargs& k) {
+    ExchangedRows rows;
+    rows.table = pointer<float>(k["table"].cast<uintptr_t>());
+    rows.base = pointer<float>(k["base"].cast<uintptr_t>());
+    rows.vocabulary = k["vocabulary"].cast<int64_t>();
+    rows.stride = k["stride"].cast<int64_t>();
+    rows.rows = pointer<const int64_t>(k["rows"].cast<uintptr_t>());
+    rows.count = k["count"].cast<int64_t>();
+    rows.dim = k["dim"].cast<int>();
+    return rows;
 }
 
 void bind_exchange(py::module_& m) {
-    m.def(
-        "take_differences",
-        [](uintptr_t table, uintptr_t base, int64_t stride, uintptr_t rows, int64_t count, int dim,
-           uintptr_t differences, int workers) {
-            take_differences(exchanged_rows(table, base, stride, rows, count, dim),
-                             pointer<uint16_t>(differences), workers);
-        },
-        WithoutGil());
-    m.def(
-        "replace_differences",
-        [](uintptr_t table, uintptr_t base, int64_t stride, uintptr_t rows, int64_t count, int dim,
-           uintptr_t differences, uintptr_t sum, uintptr_t weight, int workers) {
-            replace_differences(exchanged_rows(table, base, stride, rows, count, dim),
-                                pointer<const uint16_t>(differences), pointer<const uint16_t>(sum),
-                                pointer<const float>(weight), workers);
-        },
-        WithoutGil());
+    m.def("take_differences", [](uintptr_t differences, int workers, const py::kwargs& arguments) {
+        const ExchangedRows rows = exchanged_rows(arguments);
+        const py::gil_scoped_release without_gil;
+        take_differences(rows, pointer<uint16_t>(differences), workers);
+    });
+    m.def("replace_differences", [](uintptr_t differences, uintptr_t sum, uintptr_t weight, int workers,
+                                    const py::kwargs& arguments) {
+        const ExchangedRows rows = exchanged_rows(arguments);
+        const py::gil_scoped_release without_gil;
+        replace_differences(rows, pointer<const uint16_t>(differences), pointer<const uint16_t>(sum),
+                            pointer<const float>(weight), workers);
+    });
 }
 
 #ifdef EMBEDTRAIN_CUDA

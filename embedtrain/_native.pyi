@@ -50,21 +50,8 @@ def list_windows(
     begin: int, end: int, **block: Any
 ) -> tuple[Int64s, Int64s, Int64s, Int32s, npt.NDArray[np.float32]]: ...
 
-def take_differences(
-    table: int, base: int, stride: int, rows: int, count: int, dim: int, differences: int, workers: int
-) -> None: ...
-def replace_differences(
-    table: int,
-    base: int,
-    stride: int,
-    rows: int,
-    count: int,
-    dim: int,
-    differences: int,
-    sum: int,
-    weight: int,
-    workers: int,
-) -> None: ...
+def take_differences(differences: int, workers: int, **rows: int) -> None: ...
+def replace_differences(differences: int, sum: int, weight: int, workers: int, **rows: int) -> None: ...
 
 class Encoder:
     def __init__(self, workers: int, errors: str, spill_folder: str | None = None, memory_bytes: int = ...) -> None: ...

@@ -303,7 +303,7 @@ class Ranks:
             code, message = 2, str(error) if isinstance(error, DisagreementError) else f"{me}: {error}"
         elif isinstance(error, SystemExit) and error.code != 128 + signal.SIGTERM:
             return None
-        elif isinstance(error, MemoryError):
+        elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # as torch says it
             code, message = 2, f"{me}: out of memory; lower --dim or --max-vocab, or raise --min-count"
         elif isinstance(error, (RuntimeError, SystemExit)):
             # A connection broke; or torchrun ends this rank, because of another one.

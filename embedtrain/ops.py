@@ -372,10 +372,11 @@ def take_differences(table: Tensor, base: Tensor, rows: Tensor, differences: Ten
     :param table: float32 (V, D), from :func:`new_table`. :param base: likewise.
     :param rows: int64 (n,), all different. :param differences: bfloat16 (n, D).
     :param workers: threads; the result does not depend on them.
+    :raises ValueError: rows that are not in the table, or tensors that do not fit.
     """
     exchanged = _exchanged(table, base, rows)
     own = _require(differences, "differences", torch.bfloat16, rows.numel(), table.shape[1])
-    core.take_differences(*exchanged, own, workers)
+    core.take_differences(own, workers, **exchanged)
 
 
 @_fake("take_differences")
@@ -398,7 +399,8 @@ def replace_differences(
     shape = rows.numel(), table.shape[1]
     own = _require(differences, "differences", torch.bfloat16, *shape)
     both = _require(sum, "sum", torch.bfloat16, *shape)
-    core.replace_differences(*exchanged, own, both, _require(weight, "weight", torch.float32, rows.numel()), workers)
+    factor = _require(weight, "weight", torch.float32, rows.numel())
+    core.replace_differences(own, both, factor, workers, **exchanged)
 
 
 @_fake("replace_differences")
@@ -408,16 +410,23 @@ def _(
     return None
 
 
-def _exchanged(table: Tensor, base: Tensor, rows: Tensor) -> tuple[int, int, int, int, int, int]:
-    """Check rows that ranks exchange, and return what the native core is told of them."""
+def _exchanged(table: Tensor, base: Tensor, rows: Tensor) -> dict[str, int]:
+    """Check rows that ranks exchange, and return what the native core is told of them; it looks at each row itself."""
     _require_table(table, "table")
     _require_table(base, "base")
     if table.shape != base.shape or not _is_padded(table) or not _is_padded(base):
         raise ValueError("table and base must be tables of the same shape from new_table()")
     address = _require(rows, "rows", torch.int64, None)
-    if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < len(table):
-        raise ValueError(f"rows must be from 0 to {len(table) - 1}")
-    return table.data_ptr(), base.data_ptr(), table.stride(0), address, rows.numel(), table.shape[1]
+    vocabulary, dim = table.shape
+    return {
+        "table": table.data_ptr(),
+        "base": base.data_ptr(),
+        "vocabulary": vocabulary,
+        "stride": table.stride(0),
+        "rows": address,
+        "count": rows.numel(),
+        "dim": dim,
+    }
 
 
 def _take_differences_by_torch(

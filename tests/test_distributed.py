@@ -304,6 +304,58 @@ def test_a_killed_rank_ends_all(corpus: Path, tmp_path: Path, victim: int) -> No
     assert f"rank {victim}" in message
 
 
+# A rank with less memory, or less room in files, than it needs: limits of the process, from when all is imported.
+_LIMITED = """
+import resource, sys
+from pathlib import Path
+import torch.distributed
+import embedtrain.train
+from embedtrain.fit import main
+kind, more = getattr(resource, sys.argv[1]), int(sys.argv[2])
+if kind == resource.RLIMIT_DATA:
+    status = Path("/proc/self/status").read_text().split()
+    more += 1024 * int(status[status.index("VmData:") + 1])
+resource.setrlimit(kind, (more, more))
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("victim", "limit", "size", "arguments", "reason"),
+    [
+        # Of 40,000 words, a table has 164 MB: there is no room for two, or none for what ranks agree on beside them.
+        (1, "RLIMIT_DATA", 250_000_000, ("--dim", 1024), "no memory for two tables"),
+        (1, "RLIMIT_DATA", 500_000_000, ("--dim", 1024), "out of memory; lower --dim"),
+        (0, "RLIMIT_FSIZE", 10_000, ("--epochs", 5000, "--checkpoint-every", "1Mtokens"), "file too large"),
+        (0, "RLIMIT_FSIZE", 10_000, ("--checkpoint-every", "off"), "file too large"),
+    ],
+    ids=["tables", "exchange", "checkpoint", "result"],
+)
+def test_a_rank_without_memory_or_disk_ends_all(
+    corpus: Path, tmp_path: Path, victim: int, limit: str, size: int, arguments: Sequence[object], reason: str
+) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("".join(f"w{number} {50_000 - number}\n" for number in range(40_000)))
+    command = ["embedtrain.fit", str(corpus), "--out", str(tmp_path / "out"), *OPTIONS, *map(str, arguments)]
+    if limit == "RLIMIT_DATA":
+        command += ["--read-vocab", str(words)]
+    limited = [sys.executable, "-c", _LIMITED, limit, str(size), *command[1:]]
+    commands = [limited if rank == victim else [sys.executable, "-m", *command] for rank in range(2)]
+    port = free_port()
+    ranks = Ranks(commands, [environment(rank, 2, port) for rank in range(2)], tmp_path)
+    try:
+        assert ranks.wait() == [2, 2], ranks.said
+        assert len(ranks.messages) == 1, ranks.said
+        (message,) = ranks.messages
+    finally:
+        for process in ranks.processes:
+            process.kill()
+            process.wait()
+    assert message.startswith(f"embedtrain: rank {victim} (")
+    assert reason in message
+    assert not (tmp_path / "out" / "embedding.pt").exists()
+
+
 # ---- going on
 
 

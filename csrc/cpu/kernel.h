@@ -53,8 +53,9 @@ using SpanSource = bool (*)(void* spans, int64_t* begin, int64_t* end);
 
 // Rows of a table that ranks exchange (embedtrain/exchange.py).
 struct ExchangedRows {
-    float* table;         // (V, stride)
-    float* base;          // (V, stride) what all ranks agreed on last
+    float* table;  // (V, stride)
+    float* base;   // (V, stride) what all ranks agreed on last
+    int64_t vocabulary;
     int64_t stride;       // floats
     const int64_t* rows;  // (count) different rows of the table
     int64_t count;
