@@ -310,7 +310,8 @@ void bind_cpu(py::module_& m) {
 
 ExchangedRows exchanged_rows(const py::kwargs& k) {
     ExchangedRows rows;
-    rows.table = pointer<float>(k["table"].cast<uintptr_t>());
+    rows.tables[0] = pointer<float>(k["input"].cast<uintptr_t>());
+    rows.tables[1] = pointer<float>(k["output"].cast<uintptr_t>());
     rows.base = pointer<float>(k["base"].cast<uintptr_t>());
     rows.vocabulary = k["vocabulary"].cast<int64_t>();
     rows.stride = k["stride"].cast<int64_t>();

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -26,13 +25,12 @@ from embedtrain import ops
 SETTLED = 0.8
 # How far all ranks together may go in that direction: at 1 they arrive, at 2 training diverges.
 REACH = 1.2
-# Rate × updates of a row, by all ranks together, between two exchanges of it: rows are exchanged as seldom as this
-# allows.
-UNSEEN = 2.0
+# The least weight of a row that is not exchanged after every round: rows are exchanged as seldom as this allows.
+LEAST_WEIGHT = 2 / 3
 # At least so many exchanges of every row during training.
 _EXCHANGES = 10
-# Numbers of a table that are exchanged at once when all are: bounds the memory for it.
-_SLICE = 1 << 22
+# Numbers that are exchanged at once when all are: bounds the memory for it.
+_SLICE = 1 << 23
 
 
 class Sum(Protocol):
@@ -70,47 +68,17 @@ def rounds_between(touches: Tensor, rate: float, ranks: int, round_positions: fl
     :param touches: (V,) expected updates per position of a rank.
     :param longest: the most rounds between two exchanges of a row.
     """
-    unseen = rate * ranks * round_positions * touches
-    exponents = torch.log2(UNSEEN / unseen.clamp(min=1e-30)).floor().clamp(0, math.floor(math.log2(max(longest, 1))))
+    share = REACH / (ranks * LEAST_WEIGHT)  # of the way, that a rank may go alone
+    most = SETTLED * -math.log1p(-share) if share < 1 else math.inf
+    settled = (rate * round_positions * touches.double()).clamp(min=1e-30)
+    exponents = torch.log2(most / settled).floor().clamp(0, math.floor(math.log2(max(longest, 1))))
     return torch.ones_like(exponents, dtype=torch.int64) << exponents.long()
-
-
-class _Table:
-    """One of the two tables.
-
-    :param touches: (V,) expected updates per position of a rank. :param every: from :func:`rounds_between`.
-    """
-
-    def __init__(self, table: Tensor, touches: Tensor, every: Tensor, position: float) -> None:
-        self.values = table
-        self.base = ops.new_table(*table.shape, device=table.device)
-        """(V, D) what all ranks agree on."""
-        self.base.copy_(table)
-        device = table.device
-        self._touches = touches.to(device, torch.float32)
-        # Position on each rank up to which all is in the base, or on its way.
-        self._since = torch.full_like(self._touches, position, dtype=torch.float64)
-        # Rounds between exchanges, and rows of which a part is due in each round.
-        self._tiers = [(each, (every == each).nonzero().squeeze(1).to(device)) for each in every.unique().tolist()]
-
-    def due(self, number: int | None) -> Tensor:
-        """Return the rows to exchange after a round; None: those that are due after every round."""
-        found = []
-        for every, rows in self._tiers:
-            part = 0 if number is None else number % every
-            if number is not None or every == 1:
-                found.append(rows[len(rows) * part // every : len(rows) * (part + 1) // every])
-        return torch.cat(found) if found else torch.empty(0, dtype=torch.int64, device=self.base.device)
-
-    def settled(self, rows: Tensor, position: float, rate: float) -> Tensor:
-        """Return what :func:`weight` is told of rows that are exchanged at a position, and remember that they are."""
-        settled = rate / SETTLED * (position - self._since[rows]).float() * self._touches[rows]
-        self._since[rows] = position
-        return settled
 
 
 class Exchange:
     """Keeps the tables of this rank together with those of the others.
+
+    Rows are numbered through both tables: row V + i is row i of the output table.
 
     :param input: (V, D), the same on all ranks at the start. :param output: likewise.
     :param touches: (V,) of the input and the output table: expected updates per position of a rank.
@@ -132,15 +100,23 @@ class Exchange:
         position: float = 0,
         workers: int = 1,
     ) -> None:
+        self._input, self._output = input, output
         self._group, self._workers = group, workers
-        longest = max(rounds // _EXCHANGES, 1)
-        self._tables = [
-            _Table(table, each, rounds_between(each, rate, group.size, round_positions, longest), position)
-            for table, each in zip((input, output), touches, strict=True)
-        ]
+        device = input.device
+        # What all ranks agree on.
+        self._base = ops.new_table(2 * len(input), input.shape[1], device=device)
+        self._base[: len(input)] = input
+        self._base[len(input) :] = output
+        self._touches = torch.cat(touches).to(device, torch.float32)
+        # Position on each rank up to which all is in the base, or on its way.
+        self._since = torch.full_like(self._touches, position, dtype=torch.float64)
+        every = rounds_between(self._touches, rate, group.size, round_positions, max(rounds // _EXCHANGES, 1))
+        # Rounds between exchanges, and rows of which a part is due in each round.
+        self._tiers = [(each, (every == each).nonzero().squeeze(1)) for each in every.unique().tolist()]
         self._buffers = input.new_empty(2, 0, dtype=torch.bfloat16)
-        self._running: list[tuple[_Table, Tensor, Tensor, Tensor, Tensor]] = []
-        self._sum: Sum | None = None  # of these, one behind the other
+        # Rows, this rank's differences, those of all, weights.
+        self._running: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._sum: Sum | None = None
         self.bytes = 0
         """Bytes of differences that this rank has given to sums."""
         self.waited = 0.0
@@ -152,49 +128,47 @@ class Exchange:
         :param number: of the round that has just been trained; None: only rows that are due after every round.
         :param position: trained by each rank since the start of training. :param rate: the learning rate now.
         """
-        self._start([table.due(number) for table in self._tables], position, rate)
+        due = []
+        for every, rows in self._tiers:
+            if number is not None or every == 1:
+                part = (number or 0) % every
+                due.append(rows[len(rows) * part // every : len(rows) * (part + 1) // every])
+        if due:
+            self._start(torch.cat(due), position, rate)
 
-    def _start(self, due: list[Tensor], position: float, rate: float) -> None:
+    def _start(self, rows: Tensor, position: float, rate: float) -> None:
         self.apply()
-        dim = self._tables[0].base.shape[1]
-        sizes = [len(rows) * dim for rows in due]
-        if not any(sizes):
+        size, dim = len(rows), self._base.shape[1]
+        if size == 0:
             return
-        if sum(sizes) > self._buffers.shape[1]:
-            self._buffers = self._buffers.new_empty(2, sum(sizes))
-        own, total = self._buffers[:, : sum(sizes)]
-        parts = (each.split(sizes) for each in (own, total))
-        for table, rows, mine, all in zip(self._tables, due, *parts, strict=True):
-            mine, all = mine.view(-1, dim), all.view(-1, dim)
-            torch.ops.embedtrain.take_differences(table.values, table.base, rows, mine, self._workers)
-            factor = weight(table.settled(rows, position, rate), self._group.size)
-            self._running.append((table, rows, mine, all, factor))
+        if size * dim > self._buffers.shape[1]:
+            self._buffers = self._buffers.new_empty(2, size * dim)
+        own, total = self._buffers[:, : size * dim].unflatten(1, (size, dim))
+        torch.ops.embedtrain.take_differences(self._input, self._output, self._base, rows, own, self._workers)
         total.copy_(own)
         self.bytes += total.nbytes
         self._sum = self._group.start_sum(total)
+        settled = (rate / SETTLED) * (position - self._since[rows]).float() * self._touches[rows]
+        self._since[rows] = position
+        self._running = rows, own, total, weight(settled, self._group.size)
 
     def apply(self) -> None:
         """Take over what was exchanged, waiting for it."""
-        if self._sum is None:
+        if self._sum is None or self._running is None:
             return
         start = time.perf_counter()
         self._sum.wait()
-        self._sum = None
         self.waited += time.perf_counter() - start
-        for table, rows, own, total, factor in self._running:
-            torch.ops.embedtrain.replace_differences(
-                table.values, table.base, rows, own, total, factor, self._workers
-            )
-        self._running.clear()
+        torch.ops.embedtrain.replace_differences(
+            self._input, self._output, self._base, *self._running, self._workers
+        )
+        self._sum = self._running = None
 
     def settle(self, position: float, rate: float) -> None:
         """Exchange everything: afterwards the tables of all ranks are equal, to the bit."""
-        for rows in self._all_rows():
-            self._start([rows, rows], position, rate)
+        everything = torch.arange(len(self._base), device=self._base.device)
+        for rows in everything.split(max(_SLICE // self._base.shape[1], 1)):
+            self._start(rows, position, rate)
         self.apply()
-        for table in self._tables:
-            table.values.copy_(table.base)
-
-    def _all_rows(self) -> Iterator[Tensor]:
-        base = self._tables[0].base
-        yield from torch.arange(len(base), device=base.device).split(max(_SLICE // base.shape[1], 1))
+        self._input.copy_(self._base[: len(self._input)])
+        self._output.copy_(self._base[len(self._input) :])

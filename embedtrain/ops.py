@@ -366,37 +366,42 @@ def _(*arguments: Any) -> None:
 
 
 @_operator(mutates=("differences",))
-def take_differences(table: Tensor, base: Tensor, rows: Tensor, differences: Tensor, workers: int = 1) -> None:
-    """Write ``table[rows] - base[rows]`` to ``differences``, rounded to nearest.
+def take_differences(
+    input: Tensor, output: Tensor, base: Tensor, rows: Tensor, differences: Tensor, workers: int = 1
+) -> None:
+    """Write to ``differences`` those between rows of two tables and of ``base``, rounded to nearest.
 
-    :param table: float32 (V, D), from :func:`new_table`. :param base: likewise.
-    :param rows: int64 (n,), all different. :param differences: bfloat16 (n, D).
+    :param input: float32 (V, D), from :func:`new_table`. :param output: likewise.
+    :param base: likewise, (2 V, D): the rows of both tables, one table behind the other.
+    :param rows: int64 (n,), all different: row V + i is row i of output. First come those of input.
+    :param differences: bfloat16 (n, D).
     :param workers: threads; the result does not depend on them.
-    :raises ValueError: rows that are not in the table, or tensors that do not fit.
+    :raises ValueError: rows that are not in the tables, or tensors that do not fit.
     """
-    exchanged = _exchanged(table, base, rows)
-    own = _require(differences, "differences", torch.bfloat16, rows.numel(), table.shape[1])
+    exchanged = _exchanged(input, output, base, rows)
+    own = _require(differences, "differences", torch.bfloat16, rows.numel(), input.shape[1])
     core.take_differences(own, workers, **exchanged)
 
 
 @_fake("take_differences")
-def _(table: Tensor, base: Tensor, rows: Tensor, differences: Tensor, workers: int = 1) -> None:
+def _(input: Tensor, output: Tensor, base: Tensor, rows: Tensor, differences: Tensor, workers: int = 1) -> None:
     return None
 
 
-@_operator(mutates=("table", "base"))
+@_operator(mutates=("input", "output", "base"))
 def replace_differences(
-    table: Tensor, base: Tensor, rows: Tensor, differences: Tensor, sum: Tensor, weight: Tensor, workers: int = 1
-) -> None:
-    """Put ``weight * sum`` in the place of this rank's own differences: it is added to both, they are taken off table.
+    input: Tensor, output: Tensor, base: Tensor, rows: Tensor, differences: Tensor, sum: Tensor, weight: Tensor,
+    workers: int = 1,
+) -> None:  # fmt: skip
+    """Put ``weight * sum`` in the place of this rank's differences: it is added to base and tables, they are taken off.
 
-    So what :func:`take_differences` has rounded off, and what was learned since, stays in the table.
+    So what :func:`take_differences` has rounded off, and what was learned since, stays in the tables.
 
-    :param table: as for :func:`take_differences`; so are base, rows, differences and workers.
+    :param input: as for :func:`take_differences`; so are output, base, rows, differences and workers.
     :param sum: bfloat16 (n, D), of all ranks' differences. :param weight: float32 (n,).
     """
-    exchanged = _exchanged(table, base, rows)
-    shape = rows.numel(), table.shape[1]
+    exchanged = _exchanged(input, output, base, rows)
+    shape = rows.numel(), input.shape[1]
     own = _require(differences, "differences", torch.bfloat16, *shape)
     both = _require(sum, "sum", torch.bfloat16, *shape)
     factor = _require(weight, "weight", torch.float32, rows.numel())
@@ -404,43 +409,49 @@ def replace_differences(
 
 
 @_fake("replace_differences")
-def _(
-    table: Tensor, base: Tensor, rows: Tensor, differences: Tensor, sum: Tensor, weight: Tensor, workers: int = 1
-) -> None:
+def _(*arguments: Any) -> None:
     return None
 
 
-def _exchanged(table: Tensor, base: Tensor, rows: Tensor) -> dict[str, int]:
+def _exchanged(input: Tensor, output: Tensor, base: Tensor, rows: Tensor) -> dict[str, int]:
     """Check rows that ranks exchange, and return what the native core is told of them; it looks at each row itself."""
-    _require_table(table, "table")
-    _require_table(base, "base")
-    if table.shape != base.shape or not _is_padded(table) or not _is_padded(base):
-        raise ValueError("table and base must be tables of the same shape from new_table()")
-    address = _require(rows, "rows", torch.int64, None)
-    vocabulary, dim = table.shape
+    for name, table in (("input", input), ("output", output), ("base", base)):
+        _require_table(table, name)
+        if not _is_padded(table):
+            raise ValueError(f"{name} must be a table from new_table()")
+    vocabulary, dim = input.shape
+    if output.shape != input.shape or base.shape != (2 * vocabulary, dim):
+        raise ValueError(f"output must be {(vocabulary, dim)} and base {(2 * vocabulary, dim)}, as input is")
     return {
-        "table": table.data_ptr(),
+        "input": input.data_ptr(),
+        "output": output.data_ptr(),
         "base": base.data_ptr(),
         "vocabulary": vocabulary,
-        "stride": table.stride(0),
-        "rows": address,
+        "stride": input.stride(0),
+        "rows": _require(rows, "rows", torch.int64, None),
         "count": rows.numel(),
         "dim": dim,
     }
 
 
 def _take_differences_by_torch(
-    table: Tensor, base: Tensor, rows: Tensor, differences: Tensor, workers: int = 1
+    input: Tensor, output: Tensor, base: Tensor, rows: Tensor, differences: Tensor, workers: int = 1
 ) -> None:
-    differences.copy_(table[rows] - base[rows])
+    is_input = (rows < len(input)).unsqueeze(1)
+    values = torch.where(is_input, input[rows % len(input)], output[rows % len(input)])
+    differences.copy_(values - base[rows])
 
 
 def _replace_differences_by_torch(
-    table: Tensor, base: Tensor, rows: Tensor, differences: Tensor, sum: Tensor, weight: Tensor, workers: int = 1
-) -> None:
+    input: Tensor, output: Tensor, base: Tensor, rows: Tensor, differences: Tensor, sum: Tensor, weight: Tensor,
+    workers: int = 1,
+) -> None:  # fmt: skip
     step = sum * weight.unsqueeze(1)  # bfloat16 times float32 is float32
     base.index_add_(0, rows, step)
-    table.index_add_(0, rows, step.sub_(differences))
+    step -= differences
+    is_input = (rows < len(input)).unsqueeze(1)
+    for table, some in ((input, is_input), (output, ~is_input)):
+        table.index_add_(0, rows % len(input), step.where(some, 0))  # none are counted, which a GPU would wait for
 
 
 _library.impl("take_differences", _take_differences_by_torch, "CUDA")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import embedtrain
@@ -432,11 +432,13 @@ def test_the_weight_is_between_the_sum_and_the_mean() -> None:
 
 
 def test_rows_are_exchanged_as_seldom_as_their_updates_allow() -> None:
-    touches = torch.tensor([1e-1, 1e-3, 1e-5, 1e-3, 1e-9])
+    touches = torch.tensor([1e-1, 2e-3, 1e-5, 2e-4, 1e-9])
     every = exchange.rounds_between(touches, rate=0.025, ranks=4, round_positions=1000, longest=20)
-    unseen = 0.025 * 4 * 1000 * touches * every
-    assert every.tolist() == [1, 16, 16, 16, 16]
-    assert ((unseen <= exchange.UNSEEN) | (every == 1)).all()
+    weights = exchange.weight(0.025 * 1000 * touches * every / exchange.SETTLED, ranks=4)
+    later = exchange.weight(0.025 * 1000 * touches * 2 * every / exchange.SETTLED, ranks=4)
+    assert every.tolist() == [1, 8, 16, 16, 16]
+    assert ((weights >= exchange.LEAST_WEIGHT) | (every == 1)).all()
+    assert ((later < exchange.LEAST_WEIGHT) | (every == 16)).all()
 
 
 class _Memory:
@@ -506,28 +508,35 @@ def test_what_is_rounded_off_is_sent_later() -> None:
     assert float(other) == 0
 
 
-@given(st.integers(1, 40), st.integers(1, 30), st.integers(0, 2**32 - 1))
+@given(st.integers(1, 40), st.integers(1, 30), st.integers(0, 2**32 - 1), st.just(1))
+@example(3000, 200, 1, 3)
 @settings(max_examples=40, deadline=None)
-def test_native_differences_are_those_of_torch(vocabulary: int, dim: int, seed: int) -> None:
+def test_native_differences_are_those_of_torch(vocabulary: int, dim: int, seed: int, workers: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    tables = [ops.new_table(vocabulary, dim) for _ in range(4)]
-    for number in range(2):
-        tables[number].copy_(torch.randn(vocabulary, dim, generator=generator))
+    tables = [ops.new_table(rows, dim) for rows in (vocabulary, vocabulary, 2 * vocabulary)]
+    for table in tables:
+        table.copy_(torch.randn(table.shape, generator=generator))
     tables[0][0, 0] = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)  # a NaN whose rounding overflows
-    tables[2].copy_(tables[0])
-    tables[3].copy_(tables[1])
-    rows = torch.randperm(vocabulary, generator=generator)[: 1 + vocabulary // 2]
+    others = [ops.new_table(*table.shape).copy_(table) for table in tables]
+    rows = torch.randperm(2 * vocabulary, generator=generator)[: 1 + vocabulary]
     own, same = (torch.empty(len(rows), dim, dtype=torch.bfloat16) for _ in range(2))
-    torch.ops.embedtrain.take_differences(tables[0], tables[1], rows, own)
-    ops._take_differences_by_torch(tables[2], tables[3], rows, same)
+    torch.ops.embedtrain.take_differences(*tables, rows, own, workers)
+    ops._take_differences_by_torch(*others, rows, same)
     assert torch.equal(own.isnan(), same.isnan())
     assert torch.equal(own.nan_to_num(), same.nan_to_num())
     total = torch.randn(len(rows), dim, generator=generator).bfloat16()
     weight = torch.rand(len(rows), generator=generator)
-    torch.ops.embedtrain.replace_differences(tables[0], tables[1], rows, own, total, weight)
-    ops._replace_differences_by_torch(tables[2], tables[3], rows, own, total, weight)
-    for number in range(2):
-        torch.testing.assert_close(tables[number], tables[number + 2], equal_nan=True)
+    torch.ops.embedtrain.replace_differences(*tables, rows, own, total, weight, workers)
+    ops._replace_differences_by_torch(*others, rows, own, total, weight)
+    for table, other in zip(tables, others, strict=True):
+        torch.testing.assert_close(table, other, equal_nan=True)
+
+
+def test_rows_outside_the_tables_are_refused() -> None:
+    tables = [ops.new_table(rows, 3) for rows in (4, 4, 8)]
+    for row in (-1, 8):
+        with pytest.raises(ValueError, match="rows must be from 0 to 7"):
+            ops.take_differences(*tables, torch.tensor([row]), torch.empty(1, 3, dtype=torch.bfloat16))
 
 
 @settings(max_examples=60, deadline=None)

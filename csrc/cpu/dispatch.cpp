@@ -54,9 +54,9 @@ constexpr int64_t kSharedNumbers = 1 << 18;
 // Calls work(first, some) for parts of the rows, each in a thread of its own.
 template <class Work>
 void share_out(const ExchangedRows& rows, int workers, const Work& work) {
-    const auto outside = [&](int64_t row) { return row < 0 || row >= rows.vocabulary; };
+    const auto outside = [&](int64_t row) { return row < 0 || row >= 2 * rows.vocabulary; };
     if (std::any_of(rows.rows, rows.rows + rows.count, outside))
-        throw std::invalid_argument("rows must be from 0 to " + std::to_string(rows.vocabulary - 1));
+        throw std::invalid_argument("rows must be from 0 to " + std::to_string(2 * rows.vocabulary - 1));
     const int64_t parts = std::clamp<int64_t>(rows.count * rows.dim / kSharedNumbers, 1, workers);
     std::vector<std::thread> threads;
     const auto part = [&](int64_t number) {

@@ -26,9 +26,14 @@ inline float to_float(uint16_t brain) {
     return x;
 }
 
+inline float* row_of(const ExchangedRows& rows, int64_t row) {
+    const int64_t V = rows.vocabulary;
+    return row < V ? rows.tables[0] + row * rows.stride : rows.tables[1] + (row - V) * rows.stride;
+}
+
 void take_differences(const ExchangedRows& rows, uint16_t* differences) {
     for (int64_t i = 0; i < rows.count; ++i) {
-        const float* const row = rows.table + rows.rows[i] * rows.stride;
+        const float* const row = row_of(rows, rows.rows[i]);
         const float* const base = rows.base + rows.rows[i] * rows.stride;
         uint16_t* const out = differences + i * rows.dim;
         for (int column = 0; column < rows.dim; ++column) out[column] = to_brain(row[column] - base[column]);
@@ -38,7 +43,7 @@ void take_differences(const ExchangedRows& rows, uint16_t* differences) {
 void replace_differences(const ExchangedRows& rows, const uint16_t* differences, const uint16_t* sum,
                          const float* weight) {
     for (int64_t i = 0; i < rows.count; ++i) {
-        float* const __restrict row = rows.table + rows.rows[i] * rows.stride;
+        float* const __restrict row = row_of(rows, rows.rows[i]);
         float* const __restrict base = rows.base + rows.rows[i] * rows.stride;
         const uint16_t *const own = differences + i * rows.dim, *const all = sum + i * rows.dim;
         for (int column = 0; column < rows.dim; ++column) {

@@ -51,13 +51,13 @@ using WindowVisitor = void (*)(void* receiver, const WindowView& window);
 // Gives the next span of ids to train on; false when there is none.
 using SpanSource = bool (*)(void* spans, int64_t* begin, int64_t* end);
 
-// Rows of a table that ranks exchange (embedtrain/exchange.py).
+// Rows that ranks exchange (embedtrain/exchange.py), of both tables: row V + i is row i of the output table.
 struct ExchangedRows {
-    float* table;  // (V, stride)
-    float* base;   // (V, stride) what all ranks agreed on last
-    int64_t vocabulary;
+    float* tables[2];     // (V, stride) input, output
+    float* base;          // (2 V, stride) what all ranks agreed on last
+    int64_t vocabulary;   // V
     int64_t stride;       // floats
-    const int64_t* rows;  // (count) different rows of the table
+    const int64_t* rows;  // (count) all different
     int64_t count;
     int dim;
 };
