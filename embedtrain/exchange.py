@@ -143,7 +143,7 @@ class Exchange:
             return
         if size * dim > self._buffers.shape[1]:
             self._buffers = self._buffers.new_empty(2, size * dim)
-        own, total = self._buffers[:, : size * dim].unflatten(1, (size, dim))
+        own, total = self._buffers[:, : size * dim].view(2, size, dim)
         torch.ops.embedtrain.take_differences(self._input, self._output, self._base, rows, own, self._workers)
         total.copy_(own)
         self.bytes += total.nbytes
@@ -159,15 +159,13 @@ class Exchange:
         start = time.perf_counter()
         self._sum.wait()
         self.waited += time.perf_counter() - start
-        torch.ops.embedtrain.replace_differences(
-            self._input, self._output, self._base, *self._running, self._workers
-        )
+        torch.ops.embedtrain.replace_differences(self._input, self._output, self._base, *self._running, self._workers)
         self._sum = self._running = None
 
     def settle(self, position: float, rate: float) -> None:
         """Exchange everything: afterwards the tables of all ranks are equal, to the bit."""
         everything = torch.arange(len(self._base), device=self._base.device)
-        for rows in everything.split(max(_SLICE // self._base.shape[1], 1)):
+        for rows in torch.split(everything, max(_SLICE // self._base.shape[1], 1)):
             self._start(rows, position, rate)
         self.apply()
         self._input.copy_(self._base[: len(self._input)])

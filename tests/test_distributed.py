@@ -237,6 +237,23 @@ def test_one_rank_is_none(corpus: Path, tmp_path: Path) -> None:
     assert (tmp_path / "one" / "embedding.pt").read_bytes() == (tmp_path / "none" / "embedding.pt").read_bytes()
 
 
+def test_locked_words_stay_as_they_are_on_all_ranks(corpus: Path, tmp_path: Path) -> None:
+    vectors = np.random.default_rng(1).standard_normal((20, 16)).astype(np.float32)
+    lines = [f"w{number + 1} " + " ".join(map(str, row)) for number, row in enumerate(vectors.tolist())]
+    (tmp_path / "given.txt").write_text("20 16\n" + "\n".join(lines) + "\n")
+    arguments = ("--out", tmp_path / "out", *OPTIONS, "--init-from", tmp_path / "given.txt", "--lock", "source")
+    with running(tmp_path / "logs", 2, corpus, *arguments) as ranks:
+        assert ranks.wait() == [0, 0], ranks.said
+    result = embedtrain.load(tmp_path / "out")
+    rows = [result.vocab.words.index(f"w{number + 1}") for number in range(20)]
+    assert torch.equal(result.weight[rows], torch.from_numpy(vectors))
+    assert result.config["init_from"]["locked"] == 20
+    untrained = ops.new_table(len(result) - 2, 16)
+    ops.initial_weights(untrained, 0, result.config["options"]["seed"])
+    others = [row for row in range(2, len(result)) if row not in rows]
+    assert not (result.weight[others] == untrained[[row - 2 for row in others]]).all(dim=1).any()
+
+
 # ---- failures
 
 
@@ -498,7 +515,8 @@ def test_what_is_rounded_off_is_sent_later() -> None:
     memory = _Memory(1)
     table, other = ops.new_table(1, 1), ops.new_table(1, 1)
     touches = torch.tensor([1e-6])
-    link = exchange.Exchange(table, other, (touches, touches), memory.member(0), rate=0.025, round_positions=1, rounds=1)
+    member = memory.member(0)
+    link = exchange.Exchange(table, other, (touches, touches), member, rate=0.025, round_positions=1, rounds=1)
     for step in range(1, 1001):
         table += 1 + 2**-8
         link.start(step, step, 0.025)

@@ -25,8 +25,8 @@ Stats train_block(Block block, int64_t begin, int64_t end, const Replicas& repli
 // Show what train_block() trains on.
 void list_windows(Block block, int64_t begin, int64_t end, WindowVisitor visit, void* receiver);
 
-// What the kernel offers for exchanges, by so many threads. Throws std::invalid_argument for rows that are not
-// in the tables.
+// What the kernel offers for exchanges, by so many threads. Throws std::invalid_argument for rows that are
+// not in the tables.
 void take_differences(const ExchangedRows& rows, uint16_t* differences, int workers);
 void replace_differences(const ExchangedRows& rows, const uint16_t* differences, const uint16_t* sum,
                          const float* weight, int workers);

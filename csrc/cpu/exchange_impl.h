@@ -1,6 +1,6 @@
-// What ranks exchange: differences between the rows of a table and what all ranks agreed on last, as bfloat16.
-// Each is one pass over the rows, bound by memory. Compiled with the kernel, once per instruction set; the
-// compiler vectorises the loops.
+// What ranks exchange: differences between the rows of a table and what all ranks agreed on last, as
+// bfloat16. Each is one pass over the rows, bound by memory. Compiled with the kernel, once per instruction
+// set; the compiler vectorises the loops.
 #pragma once
 
 #include <cstdint>

@@ -75,8 +75,8 @@ struct Kernel {
     // differences (count, dim) = table - base, as bfloat16, rounded to nearest, ties to even.
     void (*take_differences)(const ExchangedRows& rows, uint16_t* differences);
     // With step = weight * sum, which is of all ranks' differences: base += step, and in the table the step
-    // takes the place of this rank's own differences. What was not sent, because of the rounding or because it
-    // was learned since, stays in the table. weight: (count).
+    // takes the place of this rank's own differences. What was not sent, because of the rounding or because
+    // it was learned since, stays in the table. weight: (count).
     void (*replace_differences)(const ExchangedRows& rows, const uint16_t* differences, const uint16_t* sum,
                                 const float* weight);
 };
