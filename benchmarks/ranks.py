@@ -195,7 +195,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--combine", nargs="+", choices=[*COMBINE, "nothing"], default=["weighted"])
     parser.add_argument(
-        "--round", type=int, nargs="+", default=[local_sgd.ROUND_TOKENS], help="tokens that others train in a round"
+        "--round",
+        type=int,
+        nargs="+",
+        default=[local_sgd.ROUND_TOKENS],
+        help="tokens of a round, divided by the pairs of ranks",
     )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each, with the seeds 1, 2, ...")
     parser.add_argument("--epochs", type=int, default=5)

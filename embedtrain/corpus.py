@@ -181,6 +181,8 @@ def _encode_part(
     ranks: Ranks,
 ) -> Corpus:
     """Encode a part of the files; what is chosen and reported is of all."""
+    if options.cache_dir is not None:
+        note("several ranks read the corpus each time: --cache-dir keeps what one process has encoded")
     parts, part = (ranks.local_size, ranks.local_rank) if options.local_shard else (ranks.size, ranks.rank)
     own = (Found(_names(found), cut(_files(found), parts, part)),)
     if options.tokenizer is not None:

@@ -112,7 +112,7 @@ class Exchange:
         self._since = torch.full_like(self._touches, position, dtype=torch.float64)
         every = rounds_between(self._touches, rate, group.size, round_positions, max(rounds // _EXCHANGES, 1))
         # Rounds between exchanges, and rows of which a part is due in each round.
-        self._tiers = [(each, (every == each).nonzero().squeeze(1)) for each in every.unique().tolist()]
+        self._tiers = [(each, (every == each).nonzero().squeeze(1)) for each in sorted(set(every.tolist()))]
         self._buffers = input.new_empty(2, 0, dtype=torch.bfloat16)
         # Rows, this rank's differences, those of all, weights.
         self._running: tuple[Tensor, Tensor, Tensor, Tensor] | None = None

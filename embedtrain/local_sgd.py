@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from embedtrain.distributed import Ranks
     from embedtrain.training_state import Checkpoints
 
-# Tokens that the other ranks train in a round: what a rank misses. The cost of exchanging falls with it.
-ROUND_TOKENS = 1 << 16
+# Tokens that each rank trains in a round, divided by the number of pairs of ranks: any two of them are apart by a round.
+# The cost of exchanging falls with it.
+ROUND_TOKENS = 1 << 17
 # Output rows start at zero and grow fast, each update building on those before. So the first block has exchanges after
 # so many positions of each rank, then twice as many, and so on.
 _FIRST_ROUND = 1 << 10
@@ -104,7 +105,8 @@ class LocalSgd:
         self._own = make(corpus)
         self._part = corpus.part or Part(0, corpus.size, 0, corpus.size, corpus.sentences, corpus.size)
         self.input, self.output = self._own.input, self._own.output
-        round_tokens = max(ROUND_TOKENS // max(self._count - 1, 1), self._own.least_tokens)
+        pairs = max(self._count * (self._count - 1) // 2, 1)
+        round_tokens = max(ROUND_TOKENS // pairs, self._own.least_tokens)
         self.block_tokens = self._count * (self._own.block_tokens if ranks is None else round_tokens)
         self.ahead = max(self._own.ahead, 1)
         self.wants_save: Callable[[int], bool] = lambda position: False
