@@ -26,7 +26,7 @@ SETTLED = 0.8
 # How far all ranks together may go in that direction: at 1 they arrive, at 2 training diverges.
 REACH = 1.2
 # The least weight of a row that is not exchanged after every round: rows are exchanged as seldom as this allows.
-LEAST_WEIGHT = 2 / 3
+LEAST_WEIGHT = 0.8
 # At least so many exchanges of every row during training.
 _EXCHANGES = 10
 # Numbers that are exchanged at once when all are: bounds the memory for it.
