@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from embedtrain.distributed import Ranks
     from embedtrain.training_state import Checkpoints
 
-# Tokens that each rank trains in a round, divided by the number of pairs of ranks: any two of them are apart by a round.
-# The cost of exchanging falls with it.
+# Tokens that each rank trains in a round, times the number of pairs of ranks: any two of them are apart by a round. The
+# cost of exchanging falls with it.
 ROUND_TOKENS = 1 << 17
 # Output rows start at zero and grow fast, each update building on those before. So the first block has exchanges after
 # so many positions of each rank, then twice as many, and so on.
