@@ -403,6 +403,8 @@ def test_refuses_texts_that_are_none():
 # ---- in torch
 
 COUNTS = torch.tensor([9, 4, 1])
+# Two tables, their base, and rows of them. D is 16, for a copy of them to be padded, too.
+EXCHANGED = (*(ops.new_table(rows, 16) for rows in (4, 4, 8)), torch.tensor([0, 3, 6]))
 CALLS = {
     "count_words": (tensor(TEXT), 2),
     "encode_text": (tensor(TEXT), tensor("the\ndog"), 2),
@@ -412,6 +414,8 @@ CALLS = {
     "draw_tokens": (torch.tensor([0, 2, 1], dtype=torch.int32), ops.keep_thresholds(COUNTS, 1e-3), 0, 5, 0, 1),
     "initial_weights": (torch.zeros(4, 5), 2, 1),
     "train_block": tuple(new_block().values()),
+    "take_differences": (*EXCHANGED, torch.empty(3, 16, dtype=torch.bfloat16)),
+    "replace_differences": (*EXCHANGED, *torch.ones(2, 3, 16, dtype=torch.bfloat16), torch.full((3,), 0.5)),
 }
 
 
