@@ -91,7 +91,7 @@ $(FUZZED)/driver.o: tests/fuzz/driver.cpp
 	mkdir -p $(FUZZED)
 	$(CXX) $(FUZZ_FLAGS) -c $< -o $@
 
-FUZZ_SOURCES = tests/fuzz/require.h $(wildcard csrc/corpus/*) $(wildcard csrc/vectors/*)
+FUZZ_SOURCES = tests/fuzz/require.h csrc/bfloat16.h $(wildcard csrc/corpus/*) $(wildcard csrc/vectors/*)
 $(FUZZED)/encoder: tests/fuzz/encoder.cpp $(FUZZED)/driver.o $(FUZZ_SOURCES)
 	$(CXX) $(FUZZ_FLAGS) -fsanitize-coverage=trace-pc $< $(wildcard csrc/corpus/*.cpp) $(FUZZED)/driver.o -o $@
 

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "bfloat16.h"
 #include "corpus/encoder.h"
 #include "corpus/scan.h"
 #include "corpus/spill.h"

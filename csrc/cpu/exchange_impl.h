@@ -4,27 +4,12 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
+#include "bfloat16.h"
 #include "cpu/kernel.h"
 
 namespace embedtrain {
 namespace {
-
-// To nearest, ties to even.
-inline uint16_t to_brain(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-    return static_cast<uint16_t>(x == x ? rounded : 0x7fc0u);  // the sum would turn some NaN into numbers
-}
-
-inline float to_float(uint16_t brain) {
-    const uint32_t bits = static_cast<uint32_t>(brain) << 16;
-    float x;
-    std::memcpy(&x, &bits, 4);
-    return x;
-}
 
 inline float* row_of(const ExchangedRows& rows, int64_t row) {
     const int64_t V = rows.vocabulary;
@@ -36,7 +21,8 @@ void take_differences(const ExchangedRows& rows, uint16_t* differences) {
         const float* const row = row_of(rows, rows.rows[i]);
         const float* const base = rows.base + rows.rows[i] * rows.stride;
         uint16_t* const out = differences + i * rows.dim;
-        for (int column = 0; column < rows.dim; ++column) out[column] = to_brain(row[column] - base[column]);
+        for (int column = 0; column < rows.dim; ++column)
+            out[column] = to_bfloat16(row[column] - base[column]);
     }
 }
 
@@ -47,9 +33,9 @@ void replace_differences(const ExchangedRows& rows, const uint16_t* differences,
         float* const __restrict base = rows.base + rows.rows[i] * rows.stride;
         const uint16_t *const own = differences + i * rows.dim, *const all = sum + i * rows.dim;
         for (int column = 0; column < rows.dim; ++column) {
-            const float step = weight[i] * to_float(all[column]);
+            const float step = weight[i] * from_bfloat16(all[column]);
             base[column] += step;
-            row[column] += step - to_float(own[column]);
+            row[column] += step - from_bfloat16(own[column]);
         }
     }
 }

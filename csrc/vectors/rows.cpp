@@ -7,6 +7,7 @@
 #include <new>
 #include <stdexcept>
 
+#include "bfloat16.h"
 #include "corpus/utf8.h"
 
 namespace embedtrain {
@@ -182,12 +183,6 @@ void* Rows::release() {
     if (numbers == nullptr) return std::calloc(1, 1);
     void* const fitted = std::realloc(numbers, std::max<std::size_t>(bytes, 1));
     return fitted == nullptr ? numbers : fitted;
-}
-
-std::uint16_t to_bfloat16(float value) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return static_cast<std::uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 
 std::uint16_t to_float16(float value) {

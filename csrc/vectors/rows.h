@@ -120,6 +120,5 @@ class Rows {
 
 // Nearest, ties to even.
 std::uint16_t to_float16(float value);
-std::uint16_t to_bfloat16(float value);
 
 }  // namespace embedtrain
