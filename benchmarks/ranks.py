@@ -6,15 +6,12 @@
 The ranks are threads of this process, each with tables of its own and a share of the positions, and exchange by the
 code that ranks under torchrun use, only that sums are made in memory. They train one thread
 each; how many cores they share changes the time and nothing else. ``--combine`` and ``--round`` are experiments:
-adding up what the ranks learn, the mean of it, and other lengths of a round. ``--combine nothing`` trains one pair of
-tables, a bit of each rank's share in turn: what ranks that exchanged all the time would do. It shows what the order of
-the text alone changes.
+adding up what the ranks learn, the mean of it, and other lengths of a round.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import json
 import statistics
@@ -36,18 +33,13 @@ from embedtrain.errors import EmbedtrainError
 from embedtrain.local_sgd import LocalSgd
 from embedtrain.loop import State, train_blocks
 from embedtrain.options import Options
-from embedtrain.parts import Part
-from embedtrain.train import Threads, _tables
+from embedtrain.train import _LEAST_TOKENS, Threads, _tables
 
 COMBINE = {
     "weighted": exchange.weight,
     "sum": lambda settled, ranks: torch.ones_like(settled),
     "mean": lambda settled, ranks: torch.full_like(settled, 1 / ranks),
 }
-
-
-# Positions of one share after another, with one pair of tables.
-_TURN = 1 << 14
 
 
 class Memory:
@@ -95,12 +87,10 @@ def train(corpus: corpora.Corpus, options: Options, ranks: int) -> dict[str, Any
 
     def run(rank: int) -> None:
         input, output = _tables(len(corpus.vocabulary), options)
-        begin, end = size * rank // ranks, size * (rank + 1) // ranks
-        own = dataclasses.replace(corpus, part=Part(begin, end, 0, size, len(corpus.offsets) - 1, size))
         make = partial(Threads, options=options, input=input, output=output)
         state = State()
         member: Any = Member(memory, rank)
-        engine = LocalSgd(make, own, options, member, state) if ranks > 1 else make(corpus)
+        engine = LocalSgd(make, corpus, options, member, state, _LEAST_TOKENS) if ranks > 1 else make(corpus)
         try:
             for _ in train_blocks(engine, size, options, state):
                 pass
@@ -123,30 +113,6 @@ def train(corpus: corpora.Corpus, options: Options, ranks: int) -> dict[str, Any
         "table": table,
         "loss": loss,
         "bytes_per_word": sent * ranks / (size * options.epochs),
-        "cpu_seconds": time.process_time() - start,
-    }
-
-
-def take_turns(corpus: corpora.Corpus, options: Options, ranks: int) -> dict[str, Any]:
-    """Train what so many ranks train, in their order, with one pair of tables."""
-    size, start = len(corpus.ids), time.process_time()
-    input, output = _tables(len(corpus.vocabulary), options)
-    engine = Threads(corpus, options, input, output)
-    turns = -(-size // (ranks * _TURN))
-    sums = [0.0, 0.0]
-    for turn in range(turns * options.epochs):
-        epoch, turn_of_epoch = divmod(turn, turns)
-        for rank in range(ranks):
-            first, last = size * rank // ranks, size * (rank + 1) // ranks
-            begin, end = (first + (last - first) * each // turns for each in (turn_of_epoch, turn_of_epoch + 1))
-            trained = epoch * size + size * turn_of_epoch // turns + rank * (end - begin)
-            loss, pairs, _ = engine.train(epoch, begin, end, progress=trained)()
-            if turn >= turns * options.epochs * 99 // 100:
-                sums = [sums[0] + loss, sums[1] + pairs]
-    return {
-        "table": input,
-        "loss": sums[0] / sums[1],
-        "bytes_per_word": 0,
         "cpu_seconds": time.process_time() - start,
     }
 
@@ -193,7 +159,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--pairs", type=Path, nargs="*", default=[], help="similarity judgements: word, word, score")
     parser.add_argument("--analogies", type=Path, nargs="*", default=[], help="files like questions-words.txt")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--combine", nargs="+", choices=[*COMBINE, "nothing"], default=["weighted"])
+    parser.add_argument("--combine", nargs="+", choices=[*COMBINE], default=["weighted"])
     parser.add_argument(
         "--round",
         type=int,
@@ -217,11 +183,11 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)
     corpus = corpora.encode(options.corpus, Options(workers=1))
     for ranks, length, combine in itertools.product(options.ranks, options.round, options.combine):
-        exchange.weight, local_sgd.ROUND_TOKENS = COMBINE.get(combine, exchange.weight), length
+        exchange.weight, local_sgd.ROUND_TOKENS = COMBINE[combine], length
         for seed in range(1, options.seeds + 1):
             chosen = Options(dim=options.dim, epochs=options.epochs, seed=seed, workers=1, sample=options.sample)
             run = {"ranks": ranks, "round": length, "combine": combine, "seed": seed}
-            result = (take_turns if combine == "nothing" else train)(corpus, chosen, ranks)
+            result = train(corpus, chosen, ranks)
             if "table" in result:
                 run["quality"] = score(result.pop("table"), corpus.vocabulary.words, options)
             run |= result

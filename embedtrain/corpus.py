@@ -27,7 +27,7 @@ from embedtrain.errors import EmbedtrainError
 from embedtrain.finding import Found
 from embedtrain.memory import available_memory
 from embedtrain.options import Options
-from embedtrain.parts import Part, cut, fetch, merge_vocabulary, share
+from embedtrain.parts import Part, Stretches, cut, merge_vocabulary, share
 from embedtrain.rows import SPACE_WITHIN, Rows
 from embedtrain.sources import OnBytes, Source
 from embedtrain.vocabulary import PAD, Vocabulary
@@ -41,7 +41,7 @@ _TOKENIZER_CHUNK_BYTES = 1 << 20  # an encoding takes a hundred bytes per token 
 _MOST_MEMORY = 1 << 30  # for what is counted and encoded, if it can go to disk
 _GLANCE_BYTES = 64 << 10
 _DIGEST_POSITIONS = 1 << 20
-_MARGIN = 1 << 16  # tokens beside the share of a rank that may be context of it, at least
+_MARGIN = 1 << 12  # tokens beside what a rank trains that may be context of it, at least
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WORD = re.compile(rb"[^ \t\n\r\v\f]+")
 
@@ -427,14 +427,11 @@ def _encode_sentences(
         tokens_read=len(ids), lines=len(line_ends), replaced=0, largest_count=largest_count,
         dropped={"out_of_vocabulary": len(ids) - len(kept) - padding, "pad_token": padding},
     )  # fmt: skip
-    if ranks is None or shared is not None:
-        return encoded
-    if len(set(ranks.gather(encoded.fingerprint))) > 1:
+    if ranks is not None and shared is None and len(set(ranks.gather(encoded.fingerprint))) > 1:
         raise EmbedtrainError(
             "the ranks were given different sentences; give all the same ones, or each its own with local_shard"
         )
-    begin, end = (len(kept) * number // ranks.size for number in (ranks.rank, ranks.rank + 1))
-    return replace(encoded, part=Part(begin, end, 0, len(kept), len(offsets) - 1, len(kept)))
+    return encoded
 
 
 def _check_words(numbers: dict[Any, int], ids: npt.NDArray[np.int32], ends: npt.NDArray[np.int64]) -> None:
@@ -740,7 +737,7 @@ def _finished(
     if ranks is None:
         fingerprint = _fingerprint(vocabulary, ids, offsets, options.workers)
     else:
-        ids, offsets, part, digests = _own_share(ids, offsets, options, vocabulary, ranks)
+        part, digests = _own_part(ids, offsets, options, vocabulary, ranks)
         fingerprint = _whole_fingerprint(vocabulary, digests)
     return Corpus(
         ids, offsets, vocabulary, found, tokens_read, lines, dropped, replaced, fingerprint, tokenizer_json, part
@@ -775,29 +772,28 @@ def _digests(ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], workers:
         return list(threads.map(digest, range(0, len(ids), _DIGEST_POSITIONS)))
 
 
-def _own_share(
+def _own_part(
     ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], options: Options, vocabulary: Vocabulary, ranks: Ranks
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], Part, list[bytes]]:
-    """Turn what the ranks have read into equal shares for training, wherever that cuts a sentence.
-
-    :return: ids and offsets of this rank, which part they are, and the digests of the whole corpus.
-    """
+) -> tuple[Part, list[bytes]]:
+    """Return which part of the corpus this rank has read, and the digests of the whole."""
     import torch  # not at the top: it takes a second to import
 
     from embedtrain import ops
     from embedtrain.touches import kept_share
 
-    size, sentences = (sum(ranks.gather(number)) for number in (len(ids), len(offsets) - 1))
-    begin, end = (size * number // ranks.size for number in (ranks.rank, ranks.rank + 1))
-    low, high = (-(-border // _DIGEST_POSITIONS) * _DIGEST_POSITIONS for border in (begin, end))
-    stretch, starts = share(ids, offsets[:-1], (low, high), ranks)
-    digests = [digest for some in ranks.gather(_digests(stretch, starts, options.workers, low)) for digest in some]
+    sizes, sentences = ranks.gather(len(ids)), sum(ranks.gather(len(offsets) - 1))
+    first, size = sum(sizes[: ranks.rank]), sum(sizes)
+    # Each hashes an equal share, in the stretches of a fixed length that one process would.
+    borders = np.minimum(-(-size // ranks.size) * np.arange(ranks.size + 1), size)
+    borders[1:-1] = np.minimum(-(-borders[1:-1] // _DIGEST_POSITIONS) * _DIGEST_POSITIONS, size)
+    wanted = [Stretches(borders[rank : rank + 1], borders[rank + 1 : rank + 2]) for rank in range(ranks.size)]
+    stretch, starts = share(ids, offsets[:-1], first, wanted, ranks)
+    own = _digests(stretch, starts, options.workers, int(borders[ranks.rank]))
     # A window needs W kept neighbours on either side, or the end of the sentence: far more than are ever needed.
     counts = torch.from_numpy(vocabulary.counts)
     kept = kept_share(counts, ops.keep_thresholds(counts, options.sample))
     margin = _MARGIN + int(4 * options.window / max(kept, 1e-6))
-    part = Part(0, size, 0, size, sentences, margin)
-    return *fetch(ids, offsets[:-1], begin, end, part, ranks), digests
+    return Part(first, size, sentences, margin), [digest for some in ranks.gather(own) for digest in some]
 
 
 def _lines(words: Iterable[str]) -> bytes:

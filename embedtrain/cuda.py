@@ -32,6 +32,8 @@ from embedtrain.touches import touches_per_centre
 REACH = 0.4
 # Tokens per call of the kernels: long enough that its end, when workers run out of centres one by one, does not count.
 _BLOCK_TOKENS = 1 << 22
+# What several ranks enqueue at once, at least.
+LEAST_TOKENS = 1 << 20
 # Blocks that are enqueued before the loss of the first of them is read.
 _AHEAD = 3
 
@@ -332,9 +334,7 @@ class Gpu:
         card: Card | None = None,
     ) -> None:
         self.input, self.output, self.block_tokens = input, output, _BLOCK_TOKENS
-        self.least_tokens = _BLOCK_TOKENS // 4
         self._options, self._size, self._locked = options, corpus.size, locked
-        self._first_position = 0 if corpus.part is None else corpus.part.first_position
         with explained(input.device, "training"):
             self._card = card = card or Card(input.device)
             counts = torch.from_numpy(corpus.vocabulary.counts)
@@ -353,16 +353,16 @@ class Gpu:
             self._slots = deque(card.host_buffer(3, torch.float64) for _ in range(_AHEAD + 1))
 
     def train(
-        self, epoch: int, begin: int, end: int, *, progress: int | None = None, pace: int = 1
+        self, epoch: int, begin: int, end: int, *, first_position: int = 0, progress: int | None = None, pace: int = 1
     ) -> Callable[[], Sequence[float]]:
         """Enqueue the training of a block. The arguments are those of :meth:`embedtrain.ops.Trainer.train`."""
         options = self._options
         with explained(self.input.device, "training"):
-            ids, offsets, first = self._feed.take(epoch, begin, end)
+            ids, offsets, first = self._feed.take(epoch, begin, end, first_position)
             self._stats.zero_()
             train_block(
                 self.input, self.output, self._stats, ids, offsets, self._keep, self._noise, begin - first, end - first,
-                self._first_position + first, self._size, epoch, options.epochs, options.seed, options.window,
+                first_position + first, self._size, epoch, options.epochs, options.seed, options.window,
                 options.negative, options.shrink_window, options.alpha, options.min_alpha, self._workers, self._locked,
                 factors=self._factors, progress=progress, pace=pace, kernels=self._card.kernels,
             )  # fmt: skip
@@ -393,8 +393,8 @@ class _Resident:
         self._ids = ops.as_tensor(corpus.ids).to(card.device)
         self._offsets = ops.as_tensor(corpus.offsets).to(card.device)
 
-    def take(self, epoch: int, begin: int, end: int) -> tuple[Tensor, Tensor, int]:
-        """Return ids and offsets of a stretch that holds the block and its margins, and its first position."""
+    def take(self, epoch: int, begin: int, end: int, first_position: int) -> tuple[Tensor, Tensor, int]:
+        """Return ids and offsets of a stretch that holds the block and its margins, and its first index."""
         return self._ids, self._offsets, 0
 
     def release(self) -> None:
@@ -415,14 +415,13 @@ class _Streamed:
 
     def __init__(self, corpus: Corpus, options: Options, card: Card, keep: Tensor) -> None:
         self._corpus, self._options, self._card, self._keep = corpus, options, card, keep
-        self._first_position = 0 if corpus.part is None else corpus.part.first_position
         self._slots = deque([_Slot(), _Slot()])
 
-    def take(self, epoch: int, begin: int, end: int) -> tuple[Tensor, Tensor, int]:
+    def take(self, epoch: int, begin: int, end: int, first_position: int) -> tuple[Tensor, Tensor, int]:
         """As that of the resident corpus; the copy runs beside the work on the block before."""
         self._slots.rotate()
         slot = self._slots[0]
-        first, last, offsets = self._stretch(epoch, begin, end)
+        first, last, offsets = self._stretch(epoch, begin, end, first_position)
         slot.wait()
         result = []
         for name, values in (("ids", self._corpus.ids[first:last]), ("offsets", offsets)):
@@ -443,7 +442,7 @@ class _Streamed:
         self._card.upload(slot.host[name][:size], slot.card[name][:size])
         return slot.card[name][:size]
 
-    def _stretch(self, epoch: int, begin: int, end: int) -> tuple[int, int, np.ndarray[Any, Any]]:
+    def _stretch(self, epoch: int, begin: int, end: int, first_position: int) -> tuple[int, int, np.ndarray[Any, Any]]:
         """Return where the block with its margins begins and ends, and the offsets of the sentences in it.
 
         On each side it reaches to the end of the sentence, or as far as W tokens are kept: no window sees further.
@@ -451,19 +450,19 @@ class _Streamed:
         offsets = self._corpus.offsets
         sentence = int(np.searchsorted(offsets, begin, side="right")) - 1
         last_sentence = int(np.searchsorted(offsets, end, side="left"))
-        first = self._reach(epoch, begin, int(offsets[sentence]), -1)
-        last = self._reach(epoch, end, int(offsets[last_sentence]), 1)
+        first = self._reach(epoch, begin, int(offsets[sentence]), -1, first_position)
+        last = self._reach(epoch, end, int(offsets[last_sentence]), 1, first_position)
         inner = offsets[sentence + 1 : last_sentence]
         return first, last, np.concatenate([[first], inner, [last]]).astype(np.int64) - first
 
-    def _reach(self, epoch: int, start: int, limit: int, direction: int) -> int:
+    def _reach(self, epoch: int, start: int, limit: int, direction: int, first_position: int) -> int:
         options = self._options
         position, kept = start, 0
         while position != limit and kept < options.window:
             step = min(abs(limit - position), max(256, 2 * (options.window - kept)))
             low = position if direction > 0 else position - step
             ids = ops.as_tensor(self._corpus.ids[low : low + step])
-            first = self._first_position + low
+            first = first_position + low
             kept += int(ops.draw_tokens(ids, self._keep, first, options.window, epoch, options.seed)[0].sum())
             position += direction * step
         return position

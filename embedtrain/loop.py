@@ -40,12 +40,6 @@ class State:
     """How long it trained."""
     reported_at: float = 0.0
     """What ``seconds`` was at the last report."""
-    ranks: int = 1
-    """How many trained it. Each has done the same share of its part of the epoch."""
-    left: list[tuple[int, int]] = field(default_factory=list)
-    """If another number of ranks has begun the epoch: the stretches of the corpus that it left to these ..."""
-    left_at: int = 0
-    """... when the training was at this position. :func:`embedtrain.local_sgd.remaining` reads them."""
 
 
 class Engine(Protocol):

@@ -1,4 +1,4 @@
-"""A corpus that several ranks read: which part is whose, one vocabulary of all counts, equal shares for training."""
+"""A corpus that several ranks read: which part is whose, one vocabulary of all counts, who trains what."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from embedtrain.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import torch
 
+    from embedtrain.corpus import Corpus
     from embedtrain.distributed import Ranks
 
 _SEARCH_BYTES = 64 << 10
@@ -28,25 +29,56 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What one of several ranks trains of a corpus, in whose ``ids`` it has some neighbours of it, too.
+    """What one of several ranks has read of a corpus.
 
-    :param begin: index of its first centre. :param end: behind its last.
-    :param first_position: the position in the corpus of ``ids[0]``.
+    :param first_position: the position in the corpus of its first token; the other ranks' parts follow in order.
     :param size: positions of the whole corpus. :param sentences: of the whole corpus.
-    :param margin: neighbours on either side, if there are so many.
+    :param margin: neighbours that a stretch needs on either side, if there are so many, to be trained.
     """
 
-    begin: int
-    end: int
     first_position: int
     size: int
     sentences: int
     margin: int
 
-    def of(self, begin: int, end: int) -> tuple[int, int, Part]:
-        """Return where a part of the same corpus, with its margin, begins and ends, and what it is."""
-        first, last = max(begin - self.margin, 0), min(end + self.margin, self.size)
-        return first, last, dataclasses.replace(self, begin=begin - first, end=end - first, first_position=first)
+
+@dataclasses.dataclass(frozen=True)
+class Stretches:
+    """Stretches of a corpus, laid end to end.
+
+    :param first: (n,), the positions at which they begin, ascending. :param last: (n,), behind their ends.
+    """
+
+    first: npt.NDArray[np.int64]
+    last: npt.NDArray[np.int64]
+
+    @property
+    def index(self) -> npt.NDArray[np.int64]:
+        """Where each begins among the tokens of all, and how many these are: (n + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.last - self.first)])
+
+    def shift(self, position: int) -> int:
+        """Return what is to be added to the index of a token to get its position, in the stretch of a position."""
+        number = int(np.searchsorted(self.first, position, side="right")) - 1
+        return int(self.first[number] - self.index[number])
+
+
+def span(begin: int, end: int, rank: int, ranks: int) -> tuple[int, int]:
+    """Return the part of a block of the corpus that a rank trains."""
+    return begin + (end - begin) * rank // ranks, begin + (end - begin) * (rank + 1) // ranks
+
+
+def stretches(borders: npt.NDArray[np.int64], rank: int, ranks: int, margin: int) -> Stretches:
+    """Return the stretches in which a rank trains its part of each block, with their margins.
+
+    :param borders: (B + 1,), of the blocks, from 0 to the size of the corpus.
+    """
+    begin, end = span(borders[:-1], borders[1:], rank, ranks)  # type: ignore[arg-type]
+    first, last = np.maximum(begin - margin, 0), np.minimum(end + margin, borders[-1])
+    found = Stretches(first, last)
+    if (first[1:] < last[:-1]).any() or (first < found.index[:-1]).any():  # margins as long as what is between them
+        return Stretches(borders[:1], borders[-1:])
+    return found
 
 
 def cut(found: Sequence[Source], parts: int, part: int) -> tuple[Source, ...]:
@@ -135,36 +167,46 @@ def _bytes_tensor(data: bytes) -> torch.Tensor:
 def share(
     ids: npt.NDArray[np.int32],
     starts: npt.NDArray[np.int64],
-    wanted: tuple[int, int],
+    first_position: int,
+    wanted: Sequence[Stretches],
     ranks: Ranks,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Return the ids at the wanted positions of the corpus, and the positions in it where sentences start.
+    """Return the ids of the stretches that this rank wants, and the positions in them where sentences start.
 
-    :param ids: those that this rank has read. The ranks' ids, in order of the ranks, are the corpus.
+    :param ids: those that this rank has read, from ``first_position`` on. Those of all, in their order, are the
+        corpus.
     :param starts: the index in ``ids`` of the first token of each sentence.
-    :param wanted: [begin, end), by this rank.
+    :param wanted: by each rank, none overlapping.
     """
     import torch
 
-    sizes = ranks.gather(len(ids))
-    first = sum(sizes[: ranks.rank])
     parts, part_starts = [], []
-    for begin, end in ranks.gather(wanted):
-        low, high = (min(max(border - first, 0), len(ids)) for border in (begin, end))
-        parts.append(torch.from_numpy(ids[low:high]))
-        inner = starts[np.searchsorted(starts, low) : np.searchsorted(starts, high)] if low < high else starts[:0]
-        part_starts.append(torch.from_numpy(inner + first))
-    return torch.cat(ranks.all_to_all(parts)).numpy(), torch.cat(ranks.all_to_all(part_starts)).numpy()
+    for each in wanted:
+        low, high = (np.clip(border - first_position, 0, len(ids)) for border in (each.first, each.last))
+        own = low < high
+        low, high = low[own], high[own]
+        inner = zip(np.searchsorted(starts, low), np.searchsorted(starts, high), strict=True)
+        parts.append(np.concatenate([ids[:0], *(ids[a:b] for a, b in zip(low, high, strict=True))]))
+        part_starts.append(np.concatenate([starts[:0], *(starts[a:b] for a, b in inner)]) + first_position)
+    taken, taken_starts = (ranks.all_to_all([*map(torch.from_numpy, each)]) for each in (parts, part_starts))
+    return torch.cat(taken).numpy(), torch.cat(taken_starts).numpy()
 
 
-def fetch(
-    ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], begin: int, end: int, whole: Part, ranks: Ranks
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], Part]:
-    """Return ids, offsets and description of the part [begin, end) of the corpus; all ranks ask for one at once.
+def deal(corpus: Corpus, borders: npt.NDArray[np.int64], ranks: Ranks) -> tuple[Corpus, Stretches]:
+    """Give each rank what it trains: its part of each block, and some neighbours.
 
-    :param ids: as those of :func:`share`. :param starts: likewise. :param whole: any part of the corpus.
+    :param corpus: what this rank has read of it, or the whole, if each has.
+    :param borders: of the blocks, as :func:`stretches` has them.
+    :return: the corpus with the ids of the stretches only, and the stretches.
     """
-    first, last, part = whole.of(begin, end) if begin < end else (0, 0, whole)
-    ids, starts = share(ids, starts, (first, last), ranks)
-    inner = starts[(starts > first) & (starts < last)] - first
-    return ids, np.concatenate([[0], inner, [last - first]]).astype(np.int64), part
+    part = corpus.part
+    if part is None:
+        return corpus, Stretches(borders[:1], borders[-1:])
+    wanted = [stretches(borders, rank, ranks.size, part.margin) for rank in range(ranks.size)]
+    ids, starts = share(corpus.ids, corpus.offsets[:-1], part.first_position, wanted, ranks)
+    own = wanted[ranks.rank]
+    # Where a stretch begins, nothing is seen across: its first sentence begins there.
+    stretch = np.searchsorted(own.first, starts, side="right") - 1
+    inner = starts - own.first[stretch] + own.index[stretch]
+    offsets = np.union1d(inner, own.index)
+    return dataclasses.replace(corpus, ids=ids, offsets=offsets), own

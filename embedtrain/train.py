@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # Tokens per worker and call of the kernel: a twentieth of a second, so that the progress bar moves and Ctrl-C is heard.
 _BLOCK_TOKENS = 1 << 17
+# Tokens a thread that a call is worth.
+_LEAST_TOKENS = 1 << 13
 # The row of unknown words is the mean of so many of the rarest words, as in GloVe.
 _RARE_WORDS = 100
 
@@ -94,11 +96,12 @@ def _train(
     make = partial(Threads if on_cpu else cuda.Gpu, options=options, input=input, output=output, locked=start.locked)
     engine: Engine
     keeper: Checkpoints | RankKeeper | None = checkpoints if start.saves else None
-    if ranks is None and state.ranks == 1 and not state.left:
+    if ranks is None:
         engine = make(corpus)
     else:
         torch.set_num_threads(max(torch.get_num_threads(), options.workers))  # torchrun has set one; exchanges use them
-        engine = several = LocalSgd(make, corpus, options, ranks, state)
+        least = _LEAST_TOKENS * options.workers if on_cpu else cuda.LEAST_TOKENS
+        engine = several = LocalSgd(make, corpus, options, ranks, state, least)
         keeper = RankKeeper(several, checkpoints) if start.saves else None
     evaluation: Evaluation | None = None
     if examination is not None:
@@ -281,12 +284,10 @@ class Threads:
     ) -> None:
         self.input, self.output = input, output
         self.block_tokens = _BLOCK_TOKENS * options.workers
-        self.least_tokens = self.block_tokens // 16
         counts = torch.from_numpy(corpus.vocabulary.counts)
         noise = ops.alias_table(counts, options.ns_exponent)
         keep = ops.keep_thresholds(counts, options.sample)
         self._ids, self._offsets = ops.as_tensor(corpus.ids), ops.as_tensor(corpus.offsets)
-        self._first_position = 0 if corpus.part is None else corpus.part.first_position
         self._trainer = ops.Trainer(
             input, output, keep, noise, corpus_size=corpus.size, epochs=options.epochs, seed=options.seed,
             window=options.window, negative=options.negative, shrink_window=options.shrink_window, alpha=options.alpha,
@@ -294,12 +295,12 @@ class Threads:
         )  # fmt: skip
 
     def train(
-        self, epoch: int, begin: int, end: int, *, progress: int | None = None, pace: int = 1
+        self, epoch: int, begin: int, end: int, *, first_position: int = 0, progress: int | None = None, pace: int = 1
     ) -> Callable[[], Sequence[float]]:
         """Train at once. The arguments are those of :meth:`embedtrain.ops.Trainer.train`."""
         stats = torch.zeros(3, dtype=torch.float64)
         self._trainer.train(
-            stats, self._ids, self._offsets, begin, end, first_position=self._first_position, epoch=epoch,
+            stats, self._ids, self._offsets, begin, end, first_position=first_position, epoch=epoch,
             progress=progress, pace=pace,
         )  # fmt: skip
         return stats.tolist

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +28,7 @@ from hypothesis import strategies as st
 
 import embedtrain
 from embedtrain import corpus as corpora
-from embedtrain import exchange, local_sgd, ops, sources
+from embedtrain import exchange, local_sgd, loop, ops, parts, sources
 from embedtrain.loop import State
 from embedtrain.options import Options
 from embedtrain.parts import cut
@@ -121,7 +123,7 @@ OPTIONS = ("--device", "cpu", "--dim", "16", "--workers", "1", "--min-count", "2
 
 _ENCODE = """
 import json, sys, torch, numpy as np
-from embedtrain import corpus, distributed, ops
+from embedtrain import corpus, distributed, ops, parts
 from embedtrain.options import Options
 folder = sys.argv[1]
 results = []
@@ -129,19 +131,24 @@ with distributed.join(False) as ranks:
     for given in json.loads(open(folder + "/tasks.json").read()):
         options = Options(workers=1, **given["options"])
         encoded = corpus.encode(given["corpus"], options, ranks=ranks)
-        part = encoded.part
+        borders = np.arange(8) * encoded.size // 7
+        dealt, held = parts.deal(encoded, borders, ranks)
         counts = torch.from_numpy(encoded.vocabulary.counts)
-        windows = ops.list_windows(
-            torch.from_numpy(encoded.ids), torch.from_numpy(encoded.offsets),
-            ops.keep_thresholds(counts, options.sample), ops.alias_table(counts, 0.75), part.begin, part.end,
-            first_position=part.first_position, epoch=1, corpus_size=part.size, epochs=2, seed=1, window=5,
-            negative=3, shrink_window=True, alpha=0.1, min_alpha=0.1,
-        )
+        windows = []
+        for number in range(7):
+            begin, end = parts.span(int(borders[number]), int(borders[number + 1]), ranks.rank, ranks.size)
+            shift = held.shift(begin)
+            windows.append(ops.list_windows(
+                torch.from_numpy(dealt.ids), torch.from_numpy(dealt.offsets),
+                ops.keep_thresholds(counts, options.sample), ops.alias_table(counts, 0.75), begin - shift, end - shift,
+                first_position=shift, epoch=1, corpus_size=encoded.size, epochs=2, seed=1, window=5,
+                negative=3, shrink_window=True, alpha=0.1, min_alpha=0.1,
+            ))
         results.append({
             "vocabulary": encoded.vocabulary.words, "counts": encoded.vocabulary.counts.tolist(),
             "fingerprint": encoded.fingerprint, "tokens_read": encoded.tokens_read, "lines": encoded.lines,
             "dropped": encoded.dropped, "replaced": encoded.replaced, "size": encoded.size,
-            "sentences": encoded.sentences, "windows": [each.tolist() for each in windows],
+            "sentences": encoded.sentences, "windows": [[each.tolist() for each in some] for some in windows],
             "read": len(encoded.ids),
         })
 json.dump(results, open(f"{folder}/result{ranks.rank}.json", "w"))
@@ -183,7 +190,10 @@ def test_ranks_encode_and_draw_what_one_does(tmp_path: Path) -> None:
             for name in ("fingerprint", "tokens_read", "lines", "dropped", "replaced", "size", "sentences"):
                 assert mine[name] == getattr(one, name), name
         windows = _windows(one, Options(**task["options"]))
-        together = [[each for result in results for each in result[number]["windows"][part]] for part in (0, 2, 3)]
+        together = [
+            [each for block in range(7) for result in results for each in result[number]["windows"][block][part]]
+            for part in (0, 2, 3)
+        ]
         assert together == [windows[part] for part in (0, 2, 3)]  # centres, contexts, noise
 
 
@@ -410,27 +420,78 @@ def test_going_on_with_as_many_ranks_and_with_others(corpus: Path, tmp_path: Pat
     assert finished.metrics[-1]["loss"] == pytest.approx(whole.metrics[-1]["loss"], rel=0.1)
 
 
-def test_what_is_left_of_an_epoch_is_divided_without_gap_or_overlap() -> None:
-    for size in (97, 1000):
-        state = State(position=3 * size)
-        trained = np.zeros(size, int)
-        for ranks, until in ((4, 0.3), (3, 0.5), (1, 0.6), (5, 1.0)):
-            if state.ranks != ranks:
-                if state.position % size:
-                    state.left, state.left_at = local_sgd.remaining(state, size), state.position
-                state.ranks = ranks
-            before = local_sgd.remaining(state, size)
-            position = 3 * size + int(until * size)
-            if position < 4 * size:
-                state.position = position
-                after = local_sgd.remaining(state, size)
-            else:
-                after = []
-            for spans, sign in ((before, 1), (after, -1)):
-                for begin, end in spans:
-                    trained[begin:end] += sign
-            assert trained.max() == 1
-        assert trained.min() == 1
+class Position:
+    """An engine that only says which positions it is to train."""
+
+    ahead, block_tokens = 0, 1000
+    input, output = ops.new_table(3, 2), ops.new_table(3, 2)
+
+    def __init__(self, encoded: corpora.Corpus, trained: list[int]) -> None:
+        self.ids, self.trained = encoded.ids, trained
+
+    def train(self, epoch: int, begin: int, end: int, *, first_position: int, **_: Any) -> Any:
+        assert 0 <= begin <= end <= len(self.ids)
+        self.trained += range(epoch * 1000 + first_position + begin, epoch * 1000 + first_position + end)
+        return lambda: (0.0, 0.0, 0.0)
+
+    def synchronise(self) -> None: ...
+
+
+class Alone:
+    """A rank whose sums are those of this one."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+    def start_sum(self, values: torch.Tensor) -> Any:
+        class Done:
+            def wait(self) -> None: ...
+
+        return Done()
+
+
+def test_every_position_is_trained_once_whatever_ranks_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_sgd, "ROUND_TOKENS", 100)
+    encoded = corpora.encode([["a", "b"], ["b", "c", "a"]] * 200, Options(min_count=1, cache=False))
+    options = Options(epochs=2, workers=1)
+    position = 0
+    for ranks, until in ((4, 500), (3, 700), (5, 1300), (2, 2000)):
+        trained: list[list[int]] = [[] for _ in range(ranks)]
+        engines = [
+            local_sgd.LocalSgd(
+                partial(Position, trained=own), encoded, options, Alone(rank, ranks), State(position=position), 30
+            )
+            for rank, own in enumerate(trained)
+        ]
+        for epoch, begin, end in loop._blocks(1000, 2, engines[0].block_tokens, position):
+            before = [len(own) for own in trained]
+            for engine in engines:
+                engine.train(epoch, begin, end)
+            block = [each for own, known in zip(trained, before, strict=True) for each in own[known:]]
+            assert block == list(range(position, epoch * 1000 + end))  # contiguous parts, in the order of the ranks
+            position = epoch * 1000 + end
+            if position >= until:
+                break
+    assert position == 2000
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 5), st.integers(0, 40), st.integers(1, 6))
+def test_stretches_hold_every_block_with_its_margins(lengths: list[int], ranks: int, margin: int, blocks: int) -> None:
+    size = sum(lengths)
+    borders = np.arange(blocks + 1, dtype=np.int64) * size // blocks
+    for rank in range(ranks):
+        held = parts.stretches(borders, rank, ranks, margin)
+        assert (held.first[1:] >= held.last[:-1]).all()
+        positions = np.concatenate([np.arange(a, b) for a, b in zip(held.first, held.last, strict=True)])
+        assert len(positions) == held.index[-1]
+        for begin, end in itertools.pairwise(borders.tolist()):
+            first, last = parts.span(begin, end, rank, ranks)
+            if first == last:
+                continue
+            shift = held.shift(first)
+            assert shift >= 0
+            for position in range(max(first - margin, 0), min(last + margin, size)):
+                assert positions[position - shift] == position
 
 
 # ---- the exchange

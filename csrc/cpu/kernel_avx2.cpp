@@ -6,10 +6,10 @@
 
 namespace embedtrain {
 namespace {
-using WideVector = F8;
-using PairVector = F8;
+using Vector = F8;
 using DrawVector = U4;
-constexpr int kTileContexts = 2;  // 2 x 6 sums of 16 registers
+constexpr int kTileContexts = 2;   // 2 x 6 sums of 16 registers
+constexpr int kUpdateVectors = 1;  // of columns at once in an update
 }  // namespace
 }  // namespace embedtrain
 

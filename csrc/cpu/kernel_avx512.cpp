@@ -6,10 +6,10 @@
 
 namespace embedtrain {
 namespace {
-using WideVector = F16;
-using PairVector = F8;
+using Vector = F16;
 using DrawVector = U8;
-constexpr int kTileContexts = 4;  // 4 x 6 sums of 32 registers
+constexpr int kTileContexts = 4;   // 4 x 6 sums of 32 registers
+constexpr int kUpdateVectors = 2;  // of columns at once in an update
 }  // namespace
 }  // namespace embedtrain
 

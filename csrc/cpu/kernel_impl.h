@@ -25,28 +25,34 @@
 namespace embedtrain {
 namespace {
 
-// WideVector: for updates. PairVector: for dot products and σ; at most eight lanes, so that a context's six
-// to eight dot products are one vector. kTileContexts contexts times kTileTargets targets are in registers at
-// once.
+// kTileContexts contexts times kTileTargets targets are in registers at once.
 constexpr int kTileTargets = 6;
-constexpr int kPairLanes = 8;    // a row of G: the targets of a tile, padded
-constexpr int kColumnBlock = 8;  // columns are computed in blocks of eight; rows are padded to sixteen
-constexpr int kAhead = 3;        // centres between asking for a row and using it
-constexpr int kTouched = 32;     // centres whose rows are touched at once
+constexpr int kPairLanes = 8;  // a row of G: the targets of a tile, padded
+// Rows of G that are computed at once, and numbers in them.
+constexpr int kPairRows = kLanes<Vector> > kPairLanes ? kLanes<Vector> / kPairLanes : 1;
+constexpr int kPairNumbers = kPairRows * kPairLanes;
+constexpr int kLineFloats = 16;                      // of a cache line; rows are padded to a multiple
+constexpr int kAheadStep = 4;                        // rows that are prefetched by the same turn of a loop
+constexpr int kAhead = 3;                            // centres between asking for a row and using it
+constexpr int kTouched = 32;                         // centres whose rows are touched at once
 constexpr int64_t kCachedBytes = int64_t{64} << 20;  // a table beyond is for the most part in memory
 
-struct Pairs {  // of one tile of targets, by lane; zero in the lanes that have none
-    alignas(64) float against[kPairLanes];   // -1 for the centre, +1 for noise: σ's argument is against * dot
-    alignas(64) float times[kPairLanes];     // multiplicity
-    alignas(64) float gradient[kPairLanes];  // multiplicity, negative for noise
+struct Pairs {  // of one tile of targets with kPairRows contexts; zero in the lanes that have none
+    alignas(
+        64) float against[kPairNumbers];    // -1 for the centre, +1 for noise: σ's argument is against * dot
+    alignas(64) float times[kPairNumbers];  // multiplicity of the target
+    alignas(64) float last_times[kPairNumbers];  // the same with one context
+    alignas(64) float gradient[kPairNumbers];    // multiplicity, negative for noise
 
     // targets: of the tile, whose first is the centre if it is the first tile.
     void fill(const int32_t* target_times, int targets, bool first) {
-        for (int lane = 0; lane < kPairLanes; ++lane) {
+        for (int i = 0; i < kPairNumbers; ++i) {
+            const int lane = i % kPairLanes;
             const float sign = lane >= targets ? 0.0f : first && lane == 0 ? -1.0f : 1.0f;
-            against[lane] = sign;
-            times[lane] = lane < targets ? static_cast<float>(target_times[lane]) : 0.0f;
-            gradient[lane] = -sign * times[lane];
+            against[i] = sign;
+            times[i] = lane < targets ? static_cast<float>(target_times[lane]) : 0.0f;
+            last_times[i] = i < kPairLanes ? times[i] : 0.0f;
+            gradient[i] = -sign * times[i];
         }
     }
 };
@@ -61,30 +67,35 @@ struct Window {
     int32_t x_times[kGroup];  // (contexts), if weighted
     float** y;                // (targets) rows of the output table, all different; the first is the centre's
     const Pairs* pairs;       // (tiles)
-    float* g;                 // (tiles, contexts, kPairLanes)
-    float* fresh;        // (contexts, wide vector) new values of a column block, when there are several tiles
-    const char** ahead;  // rows to prefetch
+    float* g;                 // (tiles, kGroup, kPairLanes)
+    float* fresh;             // (contexts, vector) new values of a column block, when there are several tiles
+    const char** ahead;       // rows to prefetch; some twice, to a multiple of kAheadStep
     int ahead_count;
 };
 
 // Σ log(1 + e) as the log of a product whose exponent is kept apart, and Σ max(0, z).
 struct Loss {
-    PairVector product, hinge;
+    Vector product, hinge;
     int64_t exponent;
     int factors;
 
     void reset() {
-        product = broadcast<PairVector>(1.0f);
-        hinge = PairVector{};
+        product = broadcast<Vector>(1.0f);
+        hinge = Vector{};
         exponent = 0;
         factors = 0;
     }
-    void multiply(PairVector factor) {  // factors in [1, 2]
+    void multiply(Vector factor) {  // factors in [1, 2]
+        make_room(1);
         product *= factor;
-        if (++factors == 120) renormalise();
+        ++factors;
+    }
+    // For so many factors.
+    void make_room(int more) {
+        if (factors + more > 120) renormalise();
     }
     void renormalise() {
-        float lanes[kLanes<PairVector>];
+        float lanes[kLanes<Vector>];
         std::memcpy(lanes, &product, sizeof lanes);
         for (float& lane : lanes) {
             uint32_t bits;
@@ -99,133 +110,171 @@ struct Loss {
     }
     double total() {
         double sum = static_cast<double>(exponent) * 0.6931471805599453;
-        for (int lane = 0; lane < kLanes<PairVector>; ++lane)
+        for (int lane = 0; lane < kLanes<Vector>; ++lane)
             sum += std::log(static_cast<double>(product[lane])) + static_cast<double>(hinge[lane]);
         return sum;
     }
 };
 
-// ---- dot products: out[c * kPairLanes + t] = x[c] · y[t]
+// ---- dot products: out[c * kPairLanes + t] = x[c] · y[t]; zeros in a row after an odd number, if two are
+// stored at once
 
 template <int Contexts, int Targets>
 void dots(float* const* x, float* const* y, int columns, float* out) {
-    PairVector sums[Contexts][Targets] = {};
-    for (int column = 0; column < columns; column += kLanes<PairVector>) {
-        PairVector xs[Contexts];
+    Vector sums[Contexts][Targets] = {};
+    for (int column = 0; column < columns; column += kLanes<Vector>) {
+        Vector xs[Contexts];
 #pragma GCC unroll 8
-        for (int c = 0; c < Contexts; ++c) xs[c] = load<PairVector>(x[c] + column);
+        for (int c = 0; c < Contexts; ++c) xs[c] = load<Vector>(x[c] + column);
 #pragma GCC unroll 8
         for (int t = 0; t < Targets; ++t) {
-            const PairVector yt = load<PairVector>(y[t] + column);
+            const Vector yt = load<Vector>(y[t] + column);
 #pragma GCC unroll 8
             for (int c = 0; c < Contexts; ++c) sums[c][t] += xs[c] * yt;
         }
     }
 #pragma GCC unroll 8
-    for (int c = 0; c < Contexts; ++c) {
-        PairVector row[kPairLanes] = {};
+    for (int from = 0; from < Contexts; from += kPairRows) {
+        Vector rows[kPairNumbers] = {};
 #pragma GCC unroll 8
-        for (int t = 0; t < Targets; ++t) row[t] = sums[c][t];
-        store_sums(row, out + c * kPairLanes);
+        for (int c = from; c < from + kPairRows && c < Contexts; ++c) {
+#pragma GCC unroll 8
+            for (int t = 0; t < Targets; ++t) rows[(c - from) * kPairLanes + t] = sums[c][t];
+        }
+        store_sums(rows, out + from * kPairLanes);
     }
 }
 
 // ---- σ, loss and gradient: dots become G in place
 
-inline void gradients(const Window& w, const Pairs& pairs, int from, int to, float* g, Loss& loss) {
-    constexpr int lanes = kLanes<PairVector>;
-    const PairVector one = broadcast<PairVector>(1.0f), zero = {}, rate = broadcast<PairVector>(w.rate);
-    for (int c = from; c < to; ++c) {
-#pragma GCC unroll 2
-        for (int lane = 0; lane < kPairLanes; lane += lanes) {
-            float* row = g + c * kPairLanes + lane;
-            const PairVector z = load<PairVector>(row) * load<PairVector>(pairs.against + lane);
-            const PairVector e = exp_negative(absolute(z));
-            const PairVector numerator =
-                z > zero ? one : e;  // σ(z) without overflow; NaN stays NaN through e
-            const PairVector gradient =
-                numerator / (one + e) * (rate * load<PairVector>(pairs.gradient + lane));
-            const PairVector hinge = z < zero ? zero : z;
-            const PairVector times = load<PairVector>(pairs.times + lane);
-            if (!w.weighted) {
-                store(row, gradient);
-                loss.hinge += hinge;
-                loss.multiply(one + e * times);
-            } else {
-                const float x_times = static_cast<float>(w.x_times[c]);
-                store(row, gradient * x_times);
-                loss.hinge += hinge * times * x_times;
-                for (int i = 0; i < w.x_times[c]; ++i)
-                    for (int j = 0; j < w.most_times; ++j)
-                        loss.multiply(one +
-                                      (times > broadcast<PairVector>(static_cast<float>(j)) ? e : zero));
-            }
+// Of the pairs whose dot products are in a vector. z = against · dot: the loss of a pair is log(1 + e^z),
+// which is max(0, z) + log(1 + e).
+struct Terms {
+    Vector gradient, e, hinge;  // e = exp(-|z|), hinge = max(0, z)
+
+    Terms(const float* products, const Pairs& pairs, int lane, Vector rate) {
+        const Vector one = broadcast<Vector>(1.0f), zero = {};
+        const Vector z = load<Vector>(products) * load<Vector>(pairs.against + lane);
+        e = exp_negative(absolute(z));
+        const Vector numerator = z > zero ? one : e;  // σ(z) without overflow; NaN stays NaN through e
+        gradient = numerator / (one + e) * (rate * load<Vector>(pairs.gradient + lane));
+        hinge = z < zero ? zero : z;
+    }
+};
+
+// Contexts or targets that stand for several.
+inline void weighted_gradients(const Window& w, const Pairs& pairs, float* g, Loss& loss) {
+    const Vector one = broadcast<Vector>(1.0f), zero = {}, rate = broadcast<Vector>(w.rate);
+    for (int c = 0; c < w.contexts; c += kPairRows) {
+        alignas(64) float x_times[kPairNumbers];
+        int most = 0;  // the largest multiplicity of a pair
+        for (int i = 0; i < kPairNumbers; ++i) {
+            const int row = c + i / kPairLanes, times = row < w.contexts ? w.x_times[row] : 0;
+            x_times[i] = static_cast<float>(times);
+            most = static_cast<int>(at_least(most, int64_t{times} * w.most_times));
+        }
+        for (int lane = 0; lane < kPairNumbers; lane += kLanes<Vector>) {
+            float* const row = g + c * kPairLanes + lane;
+            const Terms terms(row, pairs, lane, rate);
+            const Vector times = load<Vector>(x_times + lane) * load<Vector>(pairs.times + lane);
+            store(row, terms.gradient * load<Vector>(x_times + lane));
+            loss.hinge += terms.hinge * times;
+            for (int i = 0; i < most; ++i)
+                loss.multiply(one + (times > broadcast<Vector>(static_cast<float>(i)) ? terms.e : zero));
         }
     }
 }
 
-// The gradients of some contexts are computed while the processor is already at the dot products of the next.
-template <int Contexts, int Targets>
-EMBEDTRAIN_INLINE void score(const Window& w, const Pairs& pairs, float* const* y, int columns, int c,
-                             float* g, Loss& loss) {
-    dots<Contexts, Targets>(w.x + c, y, columns, g + c * kPairLanes);
-    gradients(w, pairs, c, c + Contexts, g, loss);
+inline void gradients(const Window& w, const Pairs& pairs, float* g, Loss& loss) {
+    if (w.weighted) return weighted_gradients(w, pairs, g, loss);
+    const Vector one = broadcast<Vector>(1.0f), rate = broadcast<Vector>(w.rate);
+    constexpr int kVectors = kPairNumbers / kLanes<Vector>;
+    const int factors = (w.contexts + kPairRows - 1) / kPairRows * kVectors;
+    loss.make_room(factors);
+    loss.factors += factors;
+    Vector product = loss.product, hinge = loss.hinge;  // in registers
+    for (int c = 0; c < w.contexts; c += kPairRows) {
+        const float* const times = c + kPairRows <= w.contexts ? pairs.times : pairs.last_times;
+#pragma GCC unroll 2
+        for (int lane = 0; lane < kPairNumbers; lane += kLanes<Vector>) {
+            float* const row = g + c * kPairLanes + lane;
+            const Terms terms(row, pairs, lane, rate);
+            store(row, terms.gradient);
+            hinge += terms.hinge;
+            product *= one + terms.e * load<Vector>(times + lane);
+        }
+    }
+    loss.product = product;
+    loss.hinge = hinge;
 }
 
 template <int Targets>
 void score_tile(const Window& w, const Pairs& pairs, float* const* y, int columns, float* g, Loss& loss) {
     int c = 0;
     for (; c + kTileContexts <= w.contexts; c += kTileContexts)
-        score<kTileContexts, Targets>(w, pairs, y, columns, c, g, loss);
+        dots<kTileContexts, Targets>(w.x + c, y, columns, g + c * kPairLanes);
     const int rest = w.contexts - c;
-    if (rest == 1) score<1, Targets>(w, pairs, y, columns, c, g, loss);
+    if (rest == 1) dots<1, Targets>(w.x + c, y, columns, g + c * kPairLanes);
     if constexpr (kTileContexts == 4) {
-        if (rest == 2) score<2, Targets>(w, pairs, y, columns, c, g, loss);
-        if (rest == 3) score<3, Targets>(w, pairs, y, columns, c, g, loss);
+        if (rest == 2) dots<2, Targets>(w.x + c, y, columns, g + c * kPairLanes);
+        if (rest == 3) dots<3, Targets>(w.x + c, y, columns, g + c * kPairLanes);
     }
+    gradients(w, pairs, g, loss);
 }
 
 // ---- updates
 
-// Columns [column, column + lanes) of all rows, when all targets fit one tile.
-template <class V, int Targets>
+// Columns [column, column + Vectors * lanes) of all rows, when all targets fit one tile.
+template <int Targets, int Vectors>
 EMBEDTRAIN_INLINE void update_columns(const Window& w, int column) {
-    V y[Targets], fresh[Targets];
+    constexpr int lanes = kLanes<Vector>;
+    Vector y[Targets][Vectors], fresh[Targets][Vectors];
 #pragma GCC unroll 8
-    for (int t = 0; t < Targets; ++t) fresh[t] = y[t] = load<V>(w.y[t] + column);
+    for (int t = 0; t < Targets; ++t) {
+#pragma GCC unroll 2
+        for (int v = 0; v < Vectors; ++v) fresh[t][v] = y[t][v] = load<Vector>(w.y[t] + column + v * lanes);
+    }
     for (int c = 0; c < w.contexts; ++c) {
-        float* row = w.x[c] + column;
-        const float* g = w.g + c * kPairLanes;
-        const V x = load<V>(row);
-        V sum = x;
+        float* const row = w.x[c] + column;
+        const float* const g = w.g + c * kPairLanes;
+        Vector x[Vectors], sum[Vectors];
+#pragma GCC unroll 2
+        for (int v = 0; v < Vectors; ++v) sum[v] = x[v] = load<Vector>(row + v * lanes);
 #pragma GCC unroll 8
         for (int t = 0; t < Targets; ++t) {
-            const V gt = broadcast<V>(g[t]);
-            fresh[t] += gt * x;
-            sum += gt * y[t];
+            const Vector gt = broadcast<Vector>(g[t]);
+#pragma GCC unroll 2
+            for (int v = 0; v < Vectors; ++v) {
+                fresh[t][v] += gt * x[v];
+                sum[v] += gt * y[t][v];
+            }
         }
-        store(row, sum);
+#pragma GCC unroll 2
+        for (int v = 0; v < Vectors; ++v) store(row + v * lanes, sum[v]);
     }
 #pragma GCC unroll 8
-    for (int t = 0; t < Targets; ++t) store(w.y[t] + column, fresh[t]);
+    for (int t = 0; t < Targets; ++t) {
+#pragma GCC unroll 2
+        for (int v = 0; v < Vectors; ++v) store(w.y[t] + column + v * lanes, fresh[t][v]);
+    }
 }
 
-// The same for one of several tiles: the contexts' new values wait in w.fresh until the last tile has read
-// the old ones.
-template <class V, int Targets>
+// The same for one of several tiles, a vector of columns: the contexts' new values wait in w.fresh until the
+// last tile has read the old ones.
+template <int Targets>
 EMBEDTRAIN_INLINE void update_tile_columns(const Window& w, int tile, int column) {
     float* const* rows = w.y + tile * kTileTargets;
-    V y[Targets], fresh[Targets];
+    Vector y[Targets], fresh[Targets];
 #pragma GCC unroll 8
-    for (int t = 0; t < Targets; ++t) fresh[t] = y[t] = load<V>(rows[t] + column);
+    for (int t = 0; t < Targets; ++t) fresh[t] = y[t] = load<Vector>(rows[t] + column);
     for (int c = 0; c < w.contexts; ++c) {
-        const float* g = w.g + (static_cast<int64_t>(tile) * w.contexts + c) * kPairLanes;
-        float* waiting = w.fresh + c * kLanes<V>;
-        const V x = load<V>(w.x[c] + column);
-        V sum = tile == 0 ? x : load<V>(waiting);
+        const float* g = w.g + (tile * kGroup + c) * kPairLanes;
+        float* waiting = w.fresh + c * kLanes<Vector>;
+        const Vector x = load<Vector>(w.x[c] + column);
+        Vector sum = tile == 0 ? x : load<Vector>(waiting);
 #pragma GCC unroll 8
         for (int t = 0; t < Targets; ++t) {
-            const V gt = broadcast<V>(g[t]);
+            const Vector gt = broadcast<Vector>(g[t]);
             fresh[t] += gt * x;
             sum += gt * y[t];
         }
@@ -235,56 +284,62 @@ EMBEDTRAIN_INLINE void update_tile_columns(const Window& w, int tile, int column
     for (int t = 0; t < Targets; ++t) store(rows[t] + column, fresh[t]);
 }
 
-template <class V>
-void update_tiles(const Window& w, int column) {
+inline void update_tiles(const Window& w, int column) {
     for (int tile = 0; tile < w.tiles; ++tile) {
         switch (w.targets - tile * kTileTargets) {
             case 1:
-                update_tile_columns<V, 1>(w, tile, column);
+                update_tile_columns<1>(w, tile, column);
                 break;
             case 2:
-                update_tile_columns<V, 2>(w, tile, column);
+                update_tile_columns<2>(w, tile, column);
                 break;
             case 3:
-                update_tile_columns<V, 3>(w, tile, column);
+                update_tile_columns<3>(w, tile, column);
                 break;
             case 4:
-                update_tile_columns<V, 4>(w, tile, column);
+                update_tile_columns<4>(w, tile, column);
                 break;
             case 5:
-                update_tile_columns<V, 5>(w, tile, column);
+                update_tile_columns<5>(w, tile, column);
                 break;
             default:
-                update_tile_columns<V, kTileTargets>(w, tile, column);
+                update_tile_columns<kTileTargets>(w, tile, column);
                 break;
         }
     }
 }
 
-// The rows of a centre to come are asked for between the columns of this one, a cache line of each at a time,
-// so that no burst fills the miss buffers.
-inline void prefetch_column(const Window& w, int column) {
-    for (int i = 0; i < w.ahead_count; ++i) __builtin_prefetch(w.ahead[i] + column * sizeof(float), 1, 3);
+// The rows of a centre to come are asked for between the columns of this one, a line or two of each at a
+// time, so that no burst fills the miss buffers.
+template <int Vectors>
+EMBEDTRAIN_INLINE void prefetch_columns(const Window& w, int column) {
+    constexpr int lines = Vectors * kLanes<Vector> / kLineFloats;
+    if (lines == 0 && column % kLineFloats != 0) return;
+    for (int i = 0; i < w.ahead_count; i += kAheadStep) {
+#pragma GCC unroll 4
+        for (int row = i; row < i + kAheadStep; ++row) {
+#pragma GCC unroll 2
+            for (int line = 0; line < (lines > 0 ? lines : 1); ++line)
+                __builtin_prefetch(w.ahead[row] + (column + line * kLineFloats) * sizeof(float), 1, 3);
+        }
+    }
 }
 
 template <int Targets>
 void update(const Window& w, int columns) {
-    constexpr int wide = kLanes<WideVector>;
     int column = 0;
-    for (; column + wide <= columns; column += wide) {
-        if (column % 16 == 0) prefetch_column(w, column);
-        if constexpr (Targets > 0) {
-            update_columns<WideVector, Targets>(w, column);
-        } else {
-            update_tiles<WideVector>(w, column);
+    if constexpr (Targets > 0 && kUpdateVectors > 1) {
+        for (; column + kLanes<Vector> < columns; column += kUpdateVectors * kLanes<Vector>) {
+            prefetch_columns<kUpdateVectors>(w, column);
+            update_columns<Targets, kUpdateVectors>(w, column);
         }
     }
-    for (; column < columns; column += kLanes<PairVector>) {
-        if (column % 16 == 0) prefetch_column(w, column);
+    for (; column < columns; column += kLanes<Vector>) {
+        prefetch_columns<1>(w, column);
         if constexpr (Targets > 0) {
-            update_columns<PairVector, Targets>(w, column);
+            update_columns<Targets, 1>(w, column);
         } else {
-            update_tiles<PairVector>(w, column);
+            update_tiles(w, column);
         }
     }
 }
@@ -294,7 +349,7 @@ void update(const Window& w, int columns) {
 inline void compute(const Window& w, int columns, Loss& loss) {
     for (int tile = 0; tile < w.tiles; ++tile) {
         float* const* y = w.y + tile * kTileTargets;
-        float* g = w.g + static_cast<int64_t>(tile) * w.contexts * kPairLanes;
+        float* g = w.g + tile * kGroup * kPairLanes;
         switch (w.targets - tile * kTileTargets) {
             case 1:
                 score_tile<1>(w, w.pairs[tile], y, columns, g, loss);
@@ -373,18 +428,17 @@ class Rows {
     }
 
     void copy(int64_t offset) {
-        for (int64_t i = offset; i < offset + stride_; i += kLanes<WideVector>) {
-            const WideVector row = load<WideVector>(table_ + i);
+        for (int64_t i = offset; i < offset + stride_; i += kLanes<Vector>) {
+            const Vector row = load<Vector>(table_ + i);
             store(copies_.copy + i, row);
             store(copies_.origin + i, row);
         }
     }
 
     void synchronise(int64_t offset) {
-        for (int64_t i = offset; i < offset + stride_; i += kLanes<WideVector>) {
-            const WideVector learned =
-                load<WideVector>(copies_.copy + i) - load<WideVector>(copies_.origin + i);
-            const WideVector row = load<WideVector>(table_ + i) + learned;
+        for (int64_t i = offset; i < offset + stride_; i += kLanes<Vector>) {
+            const Vector learned = load<Vector>(copies_.copy + i) - load<Vector>(copies_.origin + i);
+            const Vector row = load<Vector>(table_ + i) + learned;
             store(table_ + i, row);
             store(copies_.copy + i, row);
             store(copies_.origin + i, row);
@@ -417,8 +471,8 @@ class Trainer {
         pairs_ = arena_.take<Pairs>(tiles);
         x_ = arena_.take<float*>(sampler_.capacity + 2 * kGroup);
         w_.g = arena_.take<float>(tiles * kGroup * kPairLanes);
-        w_.fresh = arena_.take<float>(kGroup * kLanes<WideVector>);
-        w_.ahead = arena_.take<const char*>(targets + 1);
+        w_.fresh = arena_.take<float>(kGroup * kLanes<Vector>);
+        w_.ahead = arena_.take<const char*>(targets + kAheadStep);
         throwaway_ = arena_.take<float>(block.locked == nullptr ? 0 : kGroup * block.stride);
         context_position_ = arena_.take<int64_t>(2 * at_most(block.window, block.longest_sentence));
     }
@@ -435,7 +489,8 @@ class Trainer {
     }
 
     void train_span(int64_t begin, int64_t end, Stats* stats) {
-        const int columns = (block_.dim + kColumnBlock - 1) / kColumnBlock * kColumnBlock;
+        const int columns =
+            block_.dim;  // the loops end with the vector that has the last one: rows are padded
         Loss loss;
         sampler_.seek(begin, end);
         while (sampler_.next()) {
@@ -596,6 +651,7 @@ class Trainer {
         const int entering = later + sampler_.margin;
         if (entering < sampler_.kept) w_.ahead[count++] = input_.address(sampler_.word[entering]);
         w_.ahead_count = count;
+        for (; count % kAheadStep != 0; ++count) w_.ahead[count] = w_.ahead[count - 1];
     }
 
     // One cache line of each row that some centres from this one on will need: so that the addresses of rows

@@ -6,10 +6,10 @@
 
 namespace embedtrain {
 namespace {
-using WideVector = F4;
-using PairVector = F4;
+using Vector = F4;
 using DrawVector = U2;
-constexpr int kTileContexts = 2;  // 2 x 6 sums of 16 registers
+constexpr int kTileContexts = 2;   // 2 x 6 sums of 16 registers
+constexpr int kUpdateVectors = 1;  // of columns at once in an update
 }  // namespace
 }  // namespace embedtrain
 

@@ -27,6 +27,7 @@ using F8 = float __attribute__((vector_size(32)));
 using F16 = float __attribute__((vector_size(64)));
 using I4 = int32_t __attribute__((vector_size(16)));
 using I8 = int32_t __attribute__((vector_size(32)));
+using I16 = int32_t __attribute__((vector_size(64)));
 
 using U2 = uint64_t __attribute__((vector_size(16)));
 using U4 = uint64_t __attribute__((vector_size(32)));
@@ -44,6 +45,10 @@ struct IntegersOf<F4> {
 template <>
 struct IntegersOf<F8> {
     using type = I8;
+};
+template <>
+struct IntegersOf<F16> {
+    using type = I16;
 };
 
 template <class V>
@@ -109,6 +114,29 @@ EMBEDTRAIN_INLINE void store_sums(const F8* sums, float* out) {
                   EMBEDTRAIN_SHUFFLE(c, d, I8, 2, 3, 10, 11, 6, 7, 14, 15);
     store(out, EMBEDTRAIN_SHUFFLE(ab, cd, I8, 0, 2, 8, 10, 4, 6, 12, 14) +
                    EMBEDTRAIN_SHUFFLE(ab, cd, I8, 1, 3, 9, 11, 5, 7, 13, 15));
+}
+
+// Sixteen, of as many vectors of sixteen lanes.
+EMBEDTRAIN_INLINE F16 add_quarters(F16 a, F16 b, F16 c, F16 d) {
+    const F16 ab =
+        EMBEDTRAIN_SHUFFLE(a, b, I16, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+        EMBEDTRAIN_SHUFFLE(a, b, I16, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    const F16 cd =
+        EMBEDTRAIN_SHUFFLE(c, d, I16, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+        EMBEDTRAIN_SHUFFLE(c, d, I16, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    return EMBEDTRAIN_SHUFFLE(ab, cd, I16, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+           EMBEDTRAIN_SHUFFLE(ab, cd, I16, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+}
+EMBEDTRAIN_INLINE F16 add_neighbours(F16 a, F16 b) {
+    return EMBEDTRAIN_SHUFFLE(a, b, I16, 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30) +
+           EMBEDTRAIN_SHUFFLE(a, b, I16, 1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31);
+}
+EMBEDTRAIN_INLINE void store_sums(const F16* sums, float* out) {
+    const F16 a = add_quarters(sums[0], sums[4], sums[8], sums[12]);
+    const F16 b = add_quarters(sums[1], sums[5], sums[9], sums[13]);
+    const F16 c = add_quarters(sums[2], sums[6], sums[10], sums[14]);
+    const F16 d = add_quarters(sums[3], sums[7], sums[11], sums[15]);
+    store(out, add_neighbours(add_neighbours(a, b), add_neighbours(c, d)));
 }
 
 // e^-x for x >= 0, relative error below 2e-7 (2^f on [-1/2, 1/2] by its Taylor series to f^6, the whole part
