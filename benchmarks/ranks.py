@@ -3,10 +3,10 @@
 ``python benchmarks/ranks.py corpus.txt --ranks 1 2 4 8 --seeds 3 --pairs wordsim353.tsv simlex999.tsv
 --analogies questions-words.txt --json ranks.json``
 
-The ranks are threads of this process, each with tables of its own and a share of the positions, and exchange by the
-code that ranks under torchrun use, only that sums are made in memory. They train one thread
-each; how many cores they share changes the time and nothing else. ``--combine`` and ``--round`` are experiments:
-adding up what the ranks learn, the mean of it, and other lengths of a round.
+The ranks are threads of this process, each with tables of its own, and exchange by the code that ranks under torchrun
+use, only that sums are made in memory. They train one thread each; how many cores they share changes the time and
+nothing else. ``--combine``, ``--round`` and ``--least-weight`` are experiments: adding up what the ranks learn, the mean
+of it, and other intervals.
 """
 
 from __future__ import annotations
@@ -167,6 +167,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         default=[local_sgd.ROUND_TOKENS],
         help="tokens of a round, divided by the pairs of ranks",
     )
+    parser.add_argument(
+        "--least-weight",
+        type=float,
+        nargs="+",
+        default=[exchange.LEAST_WEIGHT],
+        help="of rows that are not exchanged after every round",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each, with the seeds 1, 2, ...")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--dim", type=int, default=100)
@@ -182,11 +189,13 @@ def main(arguments: list[str]) -> None:
         return speed(options.corpus, options.epochs, options.speed)
     torch.set_num_threads(1)
     corpus = corpora.encode(options.corpus, Options(workers=1))
-    for ranks, length, combine in itertools.product(options.ranks, options.round, options.combine):
-        exchange.weight, local_sgd.ROUND_TOKENS = COMBINE[combine], length
+    for ranks, length, least, combine in itertools.product(
+        options.ranks, options.round, options.least_weight, options.combine
+    ):
+        exchange.weight, exchange.LEAST_WEIGHT, local_sgd.ROUND_TOKENS = COMBINE[combine], least, length
         for seed in range(1, options.seeds + 1):
             chosen = Options(dim=options.dim, epochs=options.epochs, seed=seed, workers=1, sample=options.sample)
-            run = {"ranks": ranks, "round": length, "combine": combine, "seed": seed}
+            run = {"ranks": ranks, "round": length, "least_weight": least, "combine": combine, "seed": seed}
             result = train(corpus, chosen, ranks)
             if "table" in result:
                 run["quality"] = score(result.pop("table"), corpus.vocabulary.words, options)

@@ -88,6 +88,8 @@ class Embeddings:
         if self.weight.dtype not in _DTYPES or self.weight.ndim != 2 or len(self.weight) != size:
             shape = f"{self.weight.dtype} {tuple(self.weight.shape)}"
             raise EmbedtrainError(f"weight must be float32 (V, D) with a row for each of {size:,} words, not {shape}")
+        if self.weight.numel() == 0:
+            raise EmbedtrainError(f"weight must have rows and columns, not the shape {tuple(self.weight.shape)}")
         if self.missing is not None and (self.missing.shape != (size,) or self.missing.dtype != np.bool_):
             raise EmbedtrainError(f"missing must be bool ({size},), one per word, not {self.missing.shape}")
         if self.counts is not None and self.counts.shape != (size,):

@@ -101,6 +101,8 @@ def test_to_torch_frozen() -> None:
         (torch.zeros(2, 3), ["a"], None, None, "a row for each of 1 words"),
         (torch.zeros(2, 3, dtype=torch.float64), ["a", "b"], None, None, "float64"),
         (torch.zeros(2), ["a", "b"], None, None, r"\(V, D\)"),
+        (torch.zeros(0, 3), [], None, None, r"rows and columns, not the shape \(0, 3\)"),
+        (torch.zeros(1, 0), ["a"], None, None, r"rows and columns, not the shape \(1, 0\)"),
         (torch.zeros(2, 3), ["a", "a"], None, None, "'a' has more than one row"),
         (torch.zeros(2, 3), ["a", "b"], 2, None, "pad_index 2"),
         (torch.zeros(2, 3), ["a", "b"], None, np.array([1]), "counts"),
