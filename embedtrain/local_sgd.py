@@ -30,10 +30,13 @@ if TYPE_CHECKING:
 # Tokens that each rank trains in a round, times the number of pairs of ranks: any two of them are apart by a round. The
 # cost of exchanging falls with it.
 ROUND_TOKENS = 1 << 17
-# Output rows start at zero and grow fast, each update building on those before. So the first block has exchanges after
+# Tokens that each rank trains of a block, at least: so far are the ranks apart in the text. What stands nearer is often
+# about the same, and the same words would be learned by all at once.
+_SPAN_TOKENS = 1 << 17
+# Output rows start at zero and grow fast, each update building on those before. So the first round has exchanges after
 # so many positions of each rank, then twice as many, and so on.
 _FIRST_ROUND = 1 << 10
-# Of a block, what is trained while the exchange at the end of the block before is under way.
+# Of a round, the part that is trained while the exchange at the end of the round before is under way: a half.
 _LAG = 2
 
 
@@ -66,7 +69,9 @@ class LocalSgd:
         self._ranks = ranks
         self._size, self._options = corpus.size, options
         pairs = max(ranks.size * (ranks.size - 1) // 2, 1)
-        self.block_tokens = ranks.size * max(ROUND_TOKENS // pairs, least_tokens)
+        round_tokens = max(ROUND_TOKENS // pairs, least_tokens)
+        self._rounds_of_block = max(_SPAN_TOKENS // round_tokens, 1)
+        self.block_tokens = ranks.size * max(_SPAN_TOKENS, round_tokens)
         self._blocks = -(-self._size // self.block_tokens)
         self._borders = np.arange(self._blocks + 1, dtype=np.int64) * self._size // self._blocks
         own, self._stretches = deal(corpus, self._borders, ranks)
@@ -85,9 +90,10 @@ class LocalSgd:
         keep, noise = ops.keep_thresholds(counts, options.sample), ops.alias_table(counts, options.ns_exponent)
         kept = kept_share(counts, keep)
         input, output = touches_per_centre(counts, keep, noise, options.window, options.negative, options.shrink_window)
+        rounds = self._blocks * self._rounds_of_block
         return Exchange(
             self.input, self.output, (kept * input, kept * output), group, rate=options.alpha,
-            round_positions=self._size / self._blocks / group.size, rounds=self._blocks * options.epochs,
+            round_positions=self._size / rounds / group.size, rounds=rounds * options.epochs,
             position=self._position / group.size, workers=options.workers,
         )  # fmt: skip
 
@@ -111,13 +117,12 @@ class LocalSgd:
                     )
                 )  # fmt: skip
 
-        for low, high, regular in self._rounds(epoch, begin, end):
+        for low, high, round_ in self._rounds(epoch, number, begin):
             lag = low + (high - low) // _LAG
             train_own(low, lag)
             exchange.apply()
             train_own(lag, high)
             position = epoch * size + high
-            round_ = epoch * self._blocks + number + 1 if regular else None
             exchange.start(round_, position / count, learning_rate(options, position, size))
         self._position = epoch * size + end
         wants = self.wants_save(self._position)
@@ -141,14 +146,19 @@ class LocalSgd:
         self.save = self.save or wanted > 0
         return figures
 
-    def _rounds(self, epoch: int, begin: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        """Cut a block into rounds: (begin, end, whether it is the end of the block)."""
-        if epoch == 0 and begin == 0:
-            length = _FIRST_ROUND * self._ranks.size
-            while length < end // 2:
-                yield begin, length, False
-                begin, length = length, 2 * length
-        yield begin, end, True
+    def _rounds(self, epoch: int, block: int, begin: int) -> Iterator[tuple[int, int, int | None]]:
+        """Cut what is left of a block into rounds: (begin, end, number of the round in the training if it is whole)."""
+        first, last, rounds = int(self._borders[block]), int(self._borders[block + 1]), self._rounds_of_block
+        for each in range(rounds):
+            low, high = (first + (last - first) * border // rounds for border in (each, each + 1))
+            low = max(low, begin)
+            if low == epoch == 0:
+                length = _FIRST_ROUND * self._ranks.size
+                while length < high // 2:
+                    yield low, length, None
+                    low, length = length, 2 * length
+            if low < high:
+                yield low, high, (epoch * self._blocks + block) * rounds + each + 1
 
     @property
     def cost(self) -> dict[str, float]:

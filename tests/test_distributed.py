@@ -452,6 +452,7 @@ class Alone:
 
 def test_every_position_is_trained_once_whatever_ranks_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_sgd, "ROUND_TOKENS", 100)
+    monkeypatch.setattr(local_sgd, "_SPAN_TOKENS", 60)
     encoded = corpora.encode([["a", "b"], ["b", "c", "a"]] * 200, Options(min_count=1, cache=False))
     options = Options(epochs=2, workers=1)
     position = 0
