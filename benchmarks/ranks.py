@@ -5,8 +5,8 @@
 
 The ranks are threads of this process, each with tables of its own, and exchange by the code that ranks under torchrun
 use, only that sums are made in memory. They train one thread each; how many cores they share changes the time and
-nothing else. ``--combine``, ``--round`` and ``--least-weight`` are experiments: adding up what the ranks learn, the mean
-of it, and other intervals.
+nothing else. ``--combine``, ``--round`` and ``--least-weight`` are experiments: adding up what the ranks learn, the
+mean of it, and other intervals.
 """
 
 from __future__ import annotations
