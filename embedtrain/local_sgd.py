@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # cost of exchanging falls with it.
 ROUND_TOKENS = 1 << 17
 # Tokens that each rank trains of a block, at least: so far are the ranks apart in the text. What stands nearer is often
-# about the same, and the same words would be learned by all at once.
+# about the same, and all would learn the same words at once.
 _SPAN_TOKENS = 1 << 17
 # Output rows start at zero and grow fast, each update building on those before. So the first round has exchanges after
 # so many positions of each rank, then twice as many, and so on.
