@@ -43,7 +43,7 @@ def test_positions_are_those_of_all_ranks(files: Path) -> None:
     """Of several ranks, this one has half of the ids in memory."""
     corpus = encode(files / "corpus.txt", Options(min_count=1))
     half = corpus.size // 2
-    part = Part(0, half, 0, corpus.size, corpus.sentences, 0)
+    part = Part(0, corpus.size, corpus.sentences, 0)
     examination = Examination(TestSets(pairs=(files / "pairs.tsv",)), 1.0)
     examination.begin(dataclasses.replace(corpus, ids=corpus.ids[:half], part=part), 2, 0)
     assert [examination.due(share * half) for share in (1, 2, 4)] == [False, True, True]
