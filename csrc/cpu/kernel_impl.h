@@ -38,9 +38,9 @@ constexpr int kTouched = 32;                         // centres whose rows are t
 constexpr int64_t kCachedBytes = int64_t{64} << 20;  // a table beyond is for the most part in memory
 
 struct Pairs {  // of one tile of targets with kPairRows contexts; zero in the lanes that have none
-    alignas(
-        64) float against[kPairNumbers];    // -1 for the centre, +1 for noise: σ's argument is against * dot
-    alignas(64) float times[kPairNumbers];  // multiplicity of the target
+    // -1 for the centre, +1 for noise: σ's argument is against * dot
+    alignas(64) float against[kPairNumbers];
+    alignas(64) float times[kPairNumbers];       // multiplicity of the target
     alignas(64) float last_times[kPairNumbers];  // the same with one context
     alignas(64) float gradient[kPairNumbers];    // multiplicity, negative for noise
 
