@@ -32,8 +32,9 @@ constexpr int kPairLanes = 8;  // a row of G: the targets of a tile, padded
 constexpr int kPairRows = kLanes<Vector> > kPairLanes ? kLanes<Vector> / kPairLanes : 1;
 constexpr int kPairNumbers = kPairRows * kPairLanes;
 constexpr int kLineFloats = 16;                      // of a cache line; rows are padded to a multiple
-constexpr int kAheadStep = 4;                        // rows that are prefetched by the same turn of a loop
-constexpr int kAhead = 3;                            // centres between asking for a row and using it
+constexpr int kAheadStep = 2;                        // rows that are prefetched with one context
+constexpr int kAhead = 2;                            // centres between asking for a row and using it
+constexpr int kRing = 4;                             // centres whose rows are known, more than kAhead
 constexpr int kTouched = 32;                         // centres whose rows are touched at once
 constexpr int64_t kCachedBytes = int64_t{64} << 20;  // a table beyond is for the most part in memory
 
@@ -69,8 +70,8 @@ struct Window {
     const Pairs* pairs;       // (tiles)
     float* g;                 // (tiles, kGroup, kPairLanes)
     float* fresh;             // (contexts, vector) new values of a column block, when there are several tiles
-    const char** ahead;       // rows to prefetch; some twice, to a multiple of kAheadStep
-    int ahead_count;
+    float* const* ahead;      // rows to prefetch
+    int ahead_count;          // a multiple of kAheadStep
 };
 
 // Σ log(1 + e) as the log of a product whose exponent is kept apart, and Σ max(0, z).
@@ -128,7 +129,7 @@ void dots(float* const* x, float* const* y, int columns, float* out) {
         for (int c = 0; c < Contexts; ++c) xs[c] = load<Vector>(x[c] + column);
 #pragma GCC unroll 8
         for (int t = 0; t < Targets; ++t) {
-            const Vector yt = load<Vector>(y[t] + column);
+            const Vector yt = in_register(load<Vector>(y[t] + column));
 #pragma GCC unroll 8
             for (int c = 0; c < Contexts; ++c) sums[c][t] += xs[c] * yt;
         }
@@ -224,17 +225,45 @@ void score_tile(const Window& w, const Pairs& pairs, float* const* y, int column
 
 // ---- updates
 
+// The rows of a centre to come are asked for while this one is updated, the lines with these columns at a
+// time, and those a few rows with each context, so that no burst fills the miss buffers. (Where a vector is
+// less than a line it is a burst of one line of each row with every other vector: there, a test for each
+// context costs more.)
+template <int Vectors>
+EMBEDTRAIN_INLINE int rows_to_prefetch(const Window& w, int column) {
+    return Vectors * kLanes<Vector> >= kLineFloats || column % kLineFloats == 0 ? w.ahead_count : 0;
+}
+
+template <int Vectors>
+EMBEDTRAIN_INLINE void prefetch_rows(const Window& w, int row, int column) {
+    constexpr int lanes = Vectors * kLanes<Vector>;
+#pragma GCC unroll 4
+    for (int i = 0; i < kAheadStep; ++i) {
+#pragma GCC unroll 2
+        for (int part = 0; part < lanes; part += kLineFloats)
+            __builtin_prefetch(w.ahead[row + i] + column + part, 1, 3);
+    }
+}
+
 // Columns [column, column + Vectors * lanes) of all rows, when all targets fit one tile.
 template <int Targets, int Vectors>
 EMBEDTRAIN_INLINE void update_columns(const Window& w, int column) {
     constexpr int lanes = kLanes<Vector>;
+    float* rows[Targets];
     Vector y[Targets][Vectors], fresh[Targets][Vectors];
 #pragma GCC unroll 8
     for (int t = 0; t < Targets; ++t) {
+        rows[t] = w.y[t] + column;
 #pragma GCC unroll 2
-        for (int v = 0; v < Vectors; ++v) fresh[t][v] = y[t][v] = load<Vector>(w.y[t] + column + v * lanes);
+        for (int v = 0; v < Vectors; ++v) fresh[t][v] = y[t][v] = load<Vector>(rows[t] + v * lanes);
     }
+    const int rows_ahead = rows_to_prefetch<Vectors>(w, column);
+    int ahead = 0;
     for (int c = 0; c < w.contexts; ++c) {
+        if constexpr (Vectors * lanes >= kLineFloats) {
+            if (ahead < rows_ahead) prefetch_rows<Vectors>(w, ahead, column);
+            ahead += kAheadStep;
+        }
         float* const row = w.x[c] + column;
         const float* const g = w.g + c * kPairLanes;
         Vector x[Vectors], sum[Vectors];
@@ -252,10 +281,11 @@ EMBEDTRAIN_INLINE void update_columns(const Window& w, int column) {
 #pragma GCC unroll 2
         for (int v = 0; v < Vectors; ++v) store(row + v * lanes, sum[v]);
     }
+    for (; ahead < rows_ahead; ahead += kAheadStep) prefetch_rows<Vectors>(w, ahead, column);
 #pragma GCC unroll 8
     for (int t = 0; t < Targets; ++t) {
 #pragma GCC unroll 2
-        for (int v = 0; v < Vectors; ++v) store(w.y[t] + column + v * lanes, fresh[t][v]);
+        for (int v = 0; v < Vectors; ++v) store(rows[t] + v * lanes, fresh[t][v]);
     }
 }
 
@@ -309,36 +339,20 @@ inline void update_tiles(const Window& w, int column) {
     }
 }
 
-// The rows of a centre to come are asked for between the columns of this one, a line or two of each at a
-// time, so that no burst fills the miss buffers.
-template <int Vectors>
-EMBEDTRAIN_INLINE void prefetch_columns(const Window& w, int column) {
-    constexpr int lines = Vectors * kLanes<Vector> / kLineFloats;
-    if (lines == 0 && column % kLineFloats != 0) return;
-    for (int i = 0; i < w.ahead_count; i += kAheadStep) {
-#pragma GCC unroll 4
-        for (int row = i; row < i + kAheadStep; ++row) {
-#pragma GCC unroll 2
-            for (int line = 0; line < (lines > 0 ? lines : 1); ++line)
-                __builtin_prefetch(w.ahead[row] + (column + line * kLineFloats) * sizeof(float), 1, 3);
-        }
-    }
-}
-
 template <int Targets>
 void update(const Window& w, int columns) {
     int column = 0;
     if constexpr (Targets > 0 && kUpdateVectors > 1) {
         for (; column + kLanes<Vector> < columns; column += kUpdateVectors * kLanes<Vector>) {
-            prefetch_columns<kUpdateVectors>(w, column);
             update_columns<Targets, kUpdateVectors>(w, column);
         }
     }
     for (; column < columns; column += kLanes<Vector>) {
-        prefetch_columns<1>(w, column);
         if constexpr (Targets > 0) {
             update_columns<Targets, 1>(w, column);
         } else {
+            for (int i = 0; i < rows_to_prefetch<1>(w, column); i += kAheadStep)
+                prefetch_rows<1>(w, i, column);
             update_tiles(w, column);
         }
     }
@@ -417,9 +431,24 @@ class Rows {
     }
 
     // The row that use() will give.
-    const char* address(int32_t word) const {
-        return reinterpret_cast<const char*>((has_copy(word) ? copies_.copy : table_) + word * stride_);
+    float* row(int32_t word) const { return (has_copy(word) ? copies_.copy : table_) + word * stride_; }
+
+    // The same for kSlotStep words of a table without locked rows.
+    EMBEDTRAIN_ALWAYS_INLINE void find_rows(const int32_t* words, float** rows) const {
+        using Words = int32_t __attribute__((vector_size(sizeof(DrawVector) / 2)));
+        for (int i = 0; i < kSlotStep; i += kDraws) {
+            const DrawVector word =
+                __builtin_convertvector(*reinterpret_cast<const Words*>(words + i), DrawVector);
+            const DrawVector base = word < DrawVector{} + static_cast<uint64_t>(copies_.rows)
+                                        ? DrawVector{} + reinterpret_cast<uint64_t>(copies_.copy)
+                                        : DrawVector{} + reinterpret_cast<uint64_t>(table_);
+            const DrawVector row =
+                base + multiply_low(word, static_cast<uint32_t>(stride_ * int64_t{sizeof(float)}));
+            std::memcpy(rows + i, &row, sizeof row);
+        }
     }
+
+    bool has_copies() const { return copies_.rows > 0; }
 
   private:
     // A locked row is never written, so there is nothing to synchronise.
@@ -464,7 +493,6 @@ class Trainer {
                  block.most_uses / (1 + block.window)),
           output_(block.output, block.stride, nullptr, block.output_copies, block.most_uses) {
         const int64_t targets = 1 + block.negative, tiles = (targets + kTileTargets - 1) / kTileTargets;
-        w_.y = arena_.take<float*>(targets);
         y_word_ = arena_.take<int32_t>(targets);
         y_times_ = arena_.take<int32_t>(targets);
         plain_pairs_ = arena_.take<Pairs>(tiles);
@@ -472,7 +500,8 @@ class Trainer {
         x_ = arena_.take<float*>(sampler_.capacity + 2 * kGroup);
         w_.g = arena_.take<float>(tiles * kGroup * kPairLanes);
         w_.fresh = arena_.take<float>(kGroup * kLanes<Vector>);
-        w_.ahead = arena_.take<const char*>(targets + kAheadStep);
+        rates_ = arena_.take<float>(sampler_.capacity);
+        rows_ = arena_.take<float*>(kRing * sampler_.slots);
         throwaway_ = arena_.take<float>(block.locked == nullptr ? 0 : kGroup * block.stride);
         context_position_ = arena_.take<int64_t>(2 * at_most(block.window, block.longest_sentence));
     }
@@ -497,17 +526,19 @@ class Trainer {
             loss.reset();
             int entered = 0;  // contexts that have a row to work on
             if (beyond_caches_) touch_rows(sampler_.first);
+            for (int i = 0; i < kAhead; ++i) find_rows(sampler_.first + i);
+            for (int i = sampler_.first; i < sampler_.last; ++i) rates_[i - sampler_.first] = rate_of(i);
             for (int centre = sampler_.first; centre < sampler_.last; ++centre) {
                 if (beyond_caches_ && (centre - sampler_.first) % kTouched == 0)
                     touch_rows(centre + kTouched);
                 const int64_t reach = at_most(sampler_.kept, centre + int64_t{1} + sampler_.margin);
                 for (; entered < reach; ++entered) x_[entered] = input_.use(sampler_.word[entered]);
+                look_ahead(centre);
                 const int right = sampler_.right[centre];
                 int next = sampler_.left[centre];
                 stats->pairs += right - next - 1;
                 if (right - next < 2) continue;  // alone
                 collect_targets(centre);
-                look_ahead(centre);
                 while (next < right) {
                     next = collect_contexts(centre, next, right);
                     if (w_.contexts == 0) break;
@@ -544,7 +575,7 @@ class Trainer {
 
     // The next group of the window's contexts, from the kept token next on; returns where the group after it
     // starts.
-    int collect_contexts(int centre, int next, int right) {
+    EMBEDTRAIN_ALWAYS_INLINE int collect_contexts(int centre, int next, int right) {
         const int from = next;
         int count = 0;
         if (next < centre) next += count = copy_rows(next, centre, 0);
@@ -553,15 +584,15 @@ class Trainer {
         next += after;
         w_.contexts = count + after;
         w_.weighted = w_.most_times > 1;
-        if (w_.weighted || sampler_.repeats_before[next] != sampler_.repeats_before[from]) merge_contexts();
+        if (w_.weighted || sampler_.repeats_before[next] != sampler_.repeats_before[from])
+            merge_contexts(centre, from);
         return next;
     }
 
     // Rows of the kept tokens from ... to, behind the first `count` of the group; returns how many there was
     // room for.
-    int copy_rows(int from, int to, int count) {
-        constexpr int kPart =
-            8;  // pointers are copied by so many, a vector or two, and what is too much ignored
+    EMBEDTRAIN_ALWAYS_INLINE int copy_rows(int from, int to, int count) {
+        constexpr int kPart = 8;  // pointers are copied by so many, and what is too much is ignored
         const int rows = to - from < kGroup - count ? to - from : kGroup - count;
         for (int i = 0; i < rows; i += kPart)
             std::memcpy(w_.x + count + i, x_ + from + i, sizeof(float*) * kPart);
@@ -580,12 +611,17 @@ class Trainer {
         }
     }
 
-    void merge_contexts() {
+    void merge_contexts(int centre, int from) {
         const int count = w_.contexts;
+        const int32_t* const repeats = sampler_.repeats_before;
         int different = 0;
-        for (int c = 0; c < count; ++c) {
-            int same = 0;
-            while (same < different && w_.x[same] != w_.x[c]) ++same;
+        for (int c = 0, token = from; c < count; ++c, ++token) {
+            if (token == centre) ++token;
+            int same = different;
+            if (repeats[token + 1] != repeats[token]) {
+                same = 0;
+                while (same < different && w_.x[same] != w_.x[c]) ++same;
+            }
             if (same < different) {
                 ++w_.x_times[same];
                 w_.weighted = true;
@@ -597,12 +633,21 @@ class Trainer {
         w_.contexts = different;
     }
 
-    void collect_targets(int centre) {
-        w_.rate = rate_of(centre);
-        const int32_t word = sampler_.word[centre];
-        w_.y[0] = output_.use(word);
+    float** rows_of(int centre) { return rows_ + centre % kRing * sampler_.slots; }
+
+    EMBEDTRAIN_ALWAYS_INLINE void find_rows(int centre) {
+        const int32_t* const words = sampler_.targets + centre * sampler_.slots;
+        for (int i = 0; i < sampler_.slots; i += kSlotStep) output_.find_rows(words + i, rows_of(centre) + i);
+    }
+
+    EMBEDTRAIN_ALWAYS_INLINE void collect_targets(int centre) {
+        w_.rate = rates_[centre - sampler_.first];
+        w_.y = rows_of(centre);
         if (!sampler_.duplicates[centre]) {
-            for (int k = 0; k < block_.negative; ++k) w_.y[1 + k] = output_.use(sampler_.negative(centre, k));
+            if (output_.has_copies()) {
+                const int32_t* const words = sampler_.targets + centre * sampler_.slots;
+                for (int i = 0; i <= block_.negative; ++i) output_.use(words[i]);
+            }
             w_.targets = 1 + block_.negative;
             w_.most_times = 1;
             w_.pairs = plain_pairs_;
@@ -615,6 +660,7 @@ class Trainer {
     void merge_targets(int centre) {
         const int32_t word = sampler_.word[centre];
         int count = 1;
+        w_.y[0] = output_.use(word);
         y_word_[0] = word;
         y_times_[0] = 1;
         w_.most_times = 1;
@@ -640,31 +686,28 @@ class Trainer {
 
     // What a later centre of the batch will need that this one does not: its targets, and the context that
     // enters.
-    void look_ahead(int centre) {
+    EMBEDTRAIN_ALWAYS_INLINE void look_ahead(int centre) {
         const int later = centre + kAhead;
         w_.ahead_count = 0;
         if (later >= sampler_.last) return;
-        int count = 0;
-        w_.ahead[count++] = output_.address(sampler_.word[later]);
-        for (int k = 0; k < block_.negative; ++k)
-            w_.ahead[count++] = output_.address(sampler_.negative(later, k));
+        find_rows(later);
+        float** const rows = rows_of(later);
         const int entering = later + sampler_.margin;
-        if (entering < sampler_.kept) w_.ahead[count++] = input_.address(sampler_.word[entering]);
-        w_.ahead_count = count;
-        for (; count % kAheadStep != 0; ++count) w_.ahead[count] = w_.ahead[count - 1];
+        if (entering < sampler_.kept) rows[1 + block_.negative] = input_.row(sampler_.word[entering]);
+        w_.ahead = rows;
+        w_.ahead_count = (2 + block_.negative + kAheadStep - 1) / kAheadStep * kAheadStep;
     }
 
     // One cache line of each row that some centres from this one on will need: so that the addresses of rows
     // in memory are translated many at a time. Even a prefetch waits for that, and all that comes after it.
     void touch_rows(int centre) const {
         const int end = static_cast<int>(at_most(centre + kTouched, sampler_.last));
-        for (int c = centre; c < end; ++c) __builtin_prefetch(output_.address(sampler_.word[c]), 0, 2);
+        for (int c = centre; c < end; ++c) __builtin_prefetch(output_.row(sampler_.word[c]), 0, 2);
         for (int k = 0; k < block_.negative; ++k)
-            for (int c = centre; c < end; ++c)
-                __builtin_prefetch(output_.address(sampler_.negative(c, k)), 0, 2);
+            for (int c = centre; c < end; ++c) __builtin_prefetch(output_.row(sampler_.negative(c, k)), 0, 2);
         const int entering = static_cast<int>(at_most(end + int64_t{sampler_.margin}, sampler_.kept));
         for (int i = centre + sampler_.margin; i < entering; ++i)
-            __builtin_prefetch(input_.address(sampler_.word[i]), 0, 2);
+            __builtin_prefetch(input_.row(sampler_.word[i]), 0, 2);
     }
 
     const Block& block_;
@@ -676,6 +719,8 @@ class Trainer {
     Pairs *plain_pairs_, *pairs_;  // (tiles) of targets that are all different, and of this centre
     float** x_;                    // (kept) rows of the input table
     float* throwaway_;             // (kGroup, stride) of locked words, if there are any
+    float** rows_;                 // (kRing, slots) of the output table, of this centre and those after it
+    float* rates_;                 // (centres)
     int32_t *y_word_, *y_times_;
     int64_t* context_position_;
 };

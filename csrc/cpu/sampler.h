@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "cpu/kernel.h"
+#include "cpu/simd.h"
 
 namespace embedtrain {
 namespace {
@@ -16,8 +17,17 @@ constexpr int kBatchTokens = 512;
 // Arrays are worked on in steps of so many elements, whole vectors for every instruction set.
 constexpr int kGroup = 16;  // contexts that are trained at once
 constexpr int kStep = 16;
+constexpr int kSlotStep = 8;  // the same for those of a single centre
 constexpr int kDraws =
     static_cast<int>(sizeof(DrawVector) / sizeof(uint64_t));  // positions drawn for at once
+
+// kStep elements as one vector, wherever they are.
+using Step = int32_t __attribute__((vector_size(kStep * sizeof(int32_t))));
+EMBEDTRAIN_INLINE Step load_step(const int32_t* p) {
+    Step v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
 
 inline int64_t at_most(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -80,6 +90,8 @@ class Sampler {
     // window.
     int32_t* repeats_before;
     int32_t* negatives;   // (negative, capacity), filled for the centres
+    int32_t* targets;     // (capacity, slots) a centre, its noise words, and zeros: at least one
+    int slots;            // a multiple of kSlotStep
     int32_t* duplicates;  // not zero: the centre and its noise words are not all different
     int margin;           // no window reaches further to either side
     int64_t capacity;     // of the arrays
@@ -99,6 +111,8 @@ class Sampler {
         right = arena.take<int32_t>(capacity);
         width_ = arena.take<int32_t>(capacity);
         negatives = arena.take<int32_t>(capacity * block.negative);
+        slots = (1 + block.negative + kSlotStep) / kSlotStep * kSlotStep;
+        targets = arena.take<int32_t>(capacity * slots);
         duplicates = arena.take<int32_t>(capacity);
         bits_ = arena.take<uint32_t>(kBatchTokens + kStep);
         kept_ = arena.take<uint8_t>(kBatchTokens + kStep);
@@ -107,6 +121,7 @@ class Sampler {
 
     void seek(int64_t begin, int64_t end) {
         for (int i = 1; i <= lead_; ++i) word[-i] = -1;
+        for (int64_t i = 0; i < capacity * slots; ++i) targets[i] = 0;
         cursor_ = begin;
         end_ = end;
         int64_t low = 0, high = block_.sentences;  // the last sentence that starts at or before begin
@@ -139,19 +154,11 @@ class Sampler {
             while (block_.offsets[sentence_ + 1] <= token) ++sentence_;
             const int64_t sentence_end = block_.offsets[sentence_ + 1];
             const int64_t stop = at_most(sentence_end, end);
-            for (; token < stop; ++token) {  // compaction without branches: always write, advance if kept
-                word[kept] = block_.ids[token];
-                position[kept] = token;
-                width_[kept] = token_width_[token - begin];
-                kept += kept_[token - begin];
-            }
+            take_kept(token, stop, begin);
+            token = stop;
             last = kept;
             if (stop < sentence_end) take_right_margin(end, sentence_end);
-            for (int i = sentence_start > first ? sentence_start : first; i < last; ++i) {
-                const int width = width_[i];
-                left[i] = i - width > sentence_start ? i - width : sentence_start;
-                right[i] = i + width + 1 < kept ? i + width + 1 : kept;
-            }
+            set_limits(sentence_start > first ? sentence_start : first, sentence_start);
             sentence_start = last;
         }
         mark_repeats();
@@ -168,6 +175,35 @@ class Sampler {
         invalid |= outside != 0;
     }
 
+    // Compaction without branches: always write, advance if kept. (Members that are written in a loop are
+    // held in locals here and below: for all the compiler knows, a store to an array might change them.)
+    void take_kept(int64_t token, int64_t stop, int64_t begin) {
+        const int32_t *const ids = block_.ids + begin, *const widths = token_width_;
+        const uint8_t* const is_kept = kept_;
+        int32_t *const words = word, *const kept_widths = width_;
+        int64_t* const positions = position;
+        int64_t count = kept;
+        for (int64_t i = token - begin; i < stop - begin; ++i) {
+            words[count] = ids[i];
+            positions[count] = begin + i;
+            kept_widths[count] = widths[i];
+            count += is_kept[i];
+        }
+        kept = static_cast<int>(count);
+    }
+
+    // Of the windows of the centres from ... last, in a sentence whose kept tokens begin at sentence_start.
+    void set_limits(int from, int sentence_start) {
+        const int32_t* const widths = width_;
+        int32_t *const lefts = left, *const rights = right;
+        const int end = last, all = kept;
+        for (int i = from; i < end; ++i) {
+            const int low = i - widths[i], high = i + widths[i] + 1;
+            lefts[i] = low > sentence_start ? low : sentence_start;
+            rights[i] = high < all ? high : all;
+        }
+    }
+
     void draw_tokens(int64_t begin, int64_t end) {
         const int64_t count = end - begin;
         DrawVector position = load_positions(nullptr, begin);
@@ -179,10 +215,14 @@ class Sampler {
                           token_width_ + i);
         }
         const int32_t* ids = block_.ids + begin;
-        for (int64_t i = 0; i < count; ++i) kept_[i] = is_kept(bits_[i], block_.keep[ids[i]]);
+        const uint32_t *const keep = block_.keep, *const bits = bits_;
+        uint8_t* const kept = kept_;
+        for (int64_t i = 0; i < count; ++i) kept[i] = is_kept(bits[i], keep[ids[i]]);
         // No window is wider than the margin: a sentence has no more to give.
-        for (int64_t i = 0; i < count; ++i)
-            token_width_[i] = !block_.shrink_window || token_width_[i] > margin ? margin : token_width_[i];
+        int32_t* const widths = token_width_;
+        const int32_t widest = margin;
+        const bool shrink = block_.shrink_window;
+        for (int64_t i = 0; i < count; ++i) widths[i] = !shrink || widths[i] > widest ? widest : widths[i];
     }
 
     // Of tokens, or from a first one on, in the corpus.
@@ -225,43 +265,57 @@ class Sampler {
 
     // Regardless of sentences, so a mark is a hint; whoever sees it compares.
     void mark_repeats() {
-        repeats_before[0] = 0;
-        for (int i = 0; i < kept; i += kStep) {
-            int32_t found[kStep] = {};
-            for (int distance = 1; distance <= reach_; ++distance)
-                for (int j = 0; j < kStep; ++j) found[j] |= word[i + j] == word[i + j - distance];
-            for (int j = 0; j < kStep; ++j) repeats_before[i + j + 1] = repeats_before[i + j] + found[j];
+        const int32_t* const words = word;
+        int32_t* const before = repeats_before;
+        const int count = kept, reach = reach_;
+        int32_t sum = before[0] = 0;
+        for (int i = 0; i < count; i += kStep) {
+            const Step here = load_step(words + i);
+            Step found = {};
+            for (int distance = 1; distance <= reach; ++distance)
+                found |= here == load_step(words + i - distance);
+            for (int j = 0; j < kStep; ++j) before[i + j + 1] = sum -= found[j];
         }
     }
 
     void draw_negatives() {
-        const int negative = block_.negative;
+        const int negative = block_.negative, width = slots, begin = first, end = last;
+        const int64_t stride = capacity;
         const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary);
-        for (int i = first; i < last; i += kDraws) {
+        const NoiseColumn* const columns = block_.noise;
+        const int32_t* const words = word;
+        int32_t *const by_draw = negatives, *const by_centre = targets;
+        for (int i = begin; i < end; i += kDraws) {
             const DrawVector position = load_positions(this->position + i, 0);
+            int32_t* const centres = by_centre + int64_t{i} * width;
+            for (int d = 0; d < kDraws; ++d) centres[d * width] = words[i + d];
             for (int k = 0; k < negative; k += 2) {
                 const Draws draws =
                     draw_many(block_, position, purpose_word(kNegative, static_cast<uint32_t>(k / 2)));
                 for (int j = 0; j < 2 && k + j < negative; ++j) {
+                    alignas(64) uint64_t points[kDraws];
                     const DrawVector point = multiply_low(draws.lane[2 * j], vocabulary) +
                                              (multiply_low(draws.lane[2 * j + 1], vocabulary) >> 32);
-                    std::memcpy(points_ + j * kDraws, &point, sizeof point);
-                }
-                for (int j = 0; j < 2 && k + j < negative; ++j)
+                    std::memcpy(points, &point, sizeof point);
+                    int32_t* const out = by_draw + (k + j) * stride + i;
+                    int32_t* const slot = centres + 1 + k + j;
+#pragma GCC unroll 8
                     for (int d = 0; d < kDraws; ++d)
-                        negatives[(k + j) * capacity + i + d] =
-                            static_cast<int32_t>(noise_word(points_[j * kDraws + d], block_.noise));
+                        out[d] = slot[d * width] = static_cast<int32_t>(noise_word(points[d], columns));
+                }
             }
         }
-        for (int i = first; i < last; i += kStep) {
-            int32_t found[kStep] = {};
+        for (int i = begin; i < end; i += kStep) {
+            const Step centre = load_step(words + i);
+            Step found = {};
             for (int k = 0; k < negative; ++k) {
-                const int32_t* noise = negatives + k * capacity + i;
-                for (int j = 0; j < kStep; ++j) found[j] |= noise[j] == word[i + j];
-                for (const int32_t* other = negatives + i; other < noise; other += capacity)
-                    for (int j = 0; j < kStep; ++j) found[j] |= noise[j] == other[j];
+                const int32_t* const noise = by_draw + k * stride + i;
+                const Step here = load_step(noise);
+                found |= here == centre;
+                for (const int32_t* other = by_draw + i; other < noise; other += stride)
+                    found |= here == load_step(other);
             }
-            for (int j = 0; j < kStep; ++j) duplicates[i + j] = found[j];
+            std::memcpy(duplicates + i, &found, sizeof found);
         }
         for (int k = 0; k < negative; ++k) check(negatives + k * capacity + first, last - first);
     }
@@ -269,7 +323,6 @@ class Sampler {
     const Block& block_;
     int lead_, reach_;
     uint32_t* bits_;  // by token of the batch: decides whether it is kept
-    uint64_t points_[2 * kDraws];
     int64_t cursor_ = 0, end_ = 0, sentence_ = 0;
     int32_t* width_;        // by kept token
     uint8_t* kept_;         // by token of the batch

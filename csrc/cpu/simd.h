@@ -17,7 +17,8 @@
 #define EMBEDTRAIN_SHUFFLE(a, b, mask_type, ...) __builtin_shuffle(a, b, mask_type{__VA_ARGS__})
 #endif
 
-#define EMBEDTRAIN_INLINE static inline __attribute__((always_inline))
+#define EMBEDTRAIN_ALWAYS_INLINE __attribute__((always_inline))
+#define EMBEDTRAIN_INLINE static inline EMBEDTRAIN_ALWAYS_INLINE
 
 namespace embedtrain {
 namespace {
@@ -62,6 +63,18 @@ EMBEDTRAIN_INLINE void store(float* p, V v) {
 template <class V>
 EMBEDTRAIN_INLINE V broadcast(float x) {
     return x - V{};  // x + 0 would not be x for -0, and so cost an addition
+}
+
+// The same, but held in a register: GCC reads a vector that is used twice from memory twice, which costs more
+// where loads are what is waited for.
+template <class V>
+EMBEDTRAIN_INLINE V in_register(V v) {
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(v));
+#elif defined(__SSE2__)
+    __asm__("" : "+x"(v));
+#endif
+    return v;
 }
 
 // The product of the lower half of each lane and m, in full. (Compilers do not find the instruction for it by
