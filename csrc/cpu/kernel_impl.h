@@ -560,9 +560,8 @@ class Trainer {
                     if (i != centre)
                         context_position_[count++] = block_.first_position + sampler_.position[i];
                 if (count == 0) continue;
-                for (int k = 0; k < block_.negative; ++k) y_word_[k] = sampler_.negative(centre, k);
                 visit(receiver, {block_.first_position + sampler_.position[centre], context_position_, count,
-                                 y_word_, rate_of(centre)});
+                                 sampler_.negatives(centre), rate_of(centre)});
             }
         }
         return !sampler_.invalid;
@@ -665,7 +664,7 @@ class Trainer {
         y_times_[0] = 1;
         w_.most_times = 1;
         for (int k = 0; k < block_.negative; ++k) {
-            const int32_t noise = sampler_.negative(centre, k);
+            const int32_t noise = sampler_.negatives(centre)[k];
             if (noise == word) continue;  // as word2vec.c: a centre is not its own noise
             int same = 1;
             while (same < count && y_word_[same] != noise) ++same;
@@ -704,7 +703,8 @@ class Trainer {
         const int end = static_cast<int>(at_most(centre + kTouched, sampler_.last));
         for (int c = centre; c < end; ++c) __builtin_prefetch(output_.row(sampler_.word[c]), 0, 2);
         for (int k = 0; k < block_.negative; ++k)
-            for (int c = centre; c < end; ++c) __builtin_prefetch(output_.row(sampler_.negative(c, k)), 0, 2);
+            for (int c = centre; c < end; ++c)
+                __builtin_prefetch(output_.row(sampler_.negatives(c)[k]), 0, 2);
         const int entering = static_cast<int>(at_most(end + int64_t{sampler_.margin}, sampler_.kept));
         for (int i = centre + sampler_.margin; i < entering; ++i)
             __builtin_prefetch(input_.row(sampler_.word[i]), 0, 2);

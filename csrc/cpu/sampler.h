@@ -23,6 +23,7 @@ constexpr int kDraws =
 
 // kStep elements as one vector, wherever they are.
 using Step = int32_t __attribute__((vector_size(kStep * sizeof(int32_t))));
+using UnsignedStep = uint32_t __attribute__((vector_size(sizeof(Step))));
 EMBEDTRAIN_INLINE Step load_step(const int32_t* p) {
     Step v;
     std::memcpy(&v, p, sizeof v);
@@ -89,7 +90,6 @@ class Sampler {
     // (kept + 1) how many words before this one may stand among the tokens to their left that can share a
     // window.
     int32_t* repeats_before;
-    int32_t* negatives;   // (negative, capacity), filled for the centres
     int32_t* targets;     // (capacity, slots) a centre, its noise words, and zeros: at least one
     int slots;            // a multiple of kSlotStep
     int32_t* duplicates;  // not zero: the centre and its noise words are not all different
@@ -110,7 +110,7 @@ class Sampler {
         left = arena.take<int32_t>(capacity);
         right = arena.take<int32_t>(capacity);
         width_ = arena.take<int32_t>(capacity);
-        negatives = arena.take<int32_t>(capacity * block.negative);
+        drawn_ = arena.take<int32_t>(int64_t{kStep} * block.negative);
         slots = (1 + block.negative + kSlotStep) / kSlotStep * kSlotStep;
         targets = arena.take<int32_t>(capacity * slots);
         duplicates = arena.take<int32_t>(capacity);
@@ -132,7 +132,8 @@ class Sampler {
         sentence_ = low;
     }
 
-    int32_t negative(int centre, int k) const { return negatives[k * capacity + centre]; }
+    // The negatives of a centre.
+    const int32_t* negatives(int centre) const { return targets + int64_t{centre} * slots + 1; }
 
     // A token or a noise word is not in the vocabulary: nothing may be looked up by it.
     bool invalid = false;
@@ -279,51 +280,52 @@ class Sampler {
     }
 
     void draw_negatives() {
-        const int negative = block_.negative, width = slots, begin = first, end = last;
-        const int64_t stride = capacity;
+        const int negative = block_.negative, end = last;
         const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary);
-        const NoiseColumn* const columns = block_.noise;
-        const int32_t* const words = word;
-        int32_t *const by_draw = negatives, *const by_centre = targets;
-        for (int i = begin; i < end; i += kDraws) {
-            const DrawVector position = load_positions(this->position + i, 0);
-            int32_t* const centres = by_centre + int64_t{i} * width;
-            for (int d = 0; d < kDraws; ++d) centres[d * width] = words[i + d];
-            for (int k = 0; k < negative; k += 2) {
-                const Draws draws =
-                    draw_many(block_, position, purpose_word(kNegative, static_cast<uint32_t>(k / 2)));
-                for (int j = 0; j < 2 && k + j < negative; ++j) {
-                    alignas(64) uint64_t points[kDraws];
-                    const DrawVector point = multiply_low(draws.lane[2 * j], vocabulary) +
-                                             (multiply_low(draws.lane[2 * j + 1], vocabulary) >> 32);
-                    std::memcpy(points, &point, sizeof point);
-                    int32_t* const out = by_draw + (k + j) * stride + i;
-                    int32_t* const slot = centres + 1 + k + j;
-#pragma GCC unroll 8
-                    for (int d = 0; d < kDraws; ++d)
-                        out[d] = slot[d * width] = static_cast<int32_t>(noise_word(points[d], columns));
-                }
-            }
-        }
-        for (int i = begin; i < end; i += kStep) {
-            const Step centre = load_step(words + i);
+        Step outside = {};
+        for (int i = first; i < end; i += kStep) {
+            for (int j = 0; j < kStep; j += kDraws) draw_negatives(i + j, drawn_ + j);
+            const Step centre = load_step(word + i);
             Step found = {};
             for (int k = 0; k < negative; ++k) {
-                const int32_t* const noise = by_draw + k * stride + i;
-                const Step here = load_step(noise);
-                found |= here == centre;
-                for (const int32_t* other = by_draw + i; other < noise; other += stride)
-                    found |= here == load_step(other);
+                const Step noise = load_step(drawn_ + k * kStep);
+                outside |= reinterpret_cast<UnsignedStep>(noise) >= vocabulary;
+                found |= noise == centre;
+                for (int other = 0; other < k; ++other) found |= noise == load_step(drawn_ + other * kStep);
             }
             std::memcpy(duplicates + i, &found, sizeof found);
         }
-        for (int k = 0; k < negative; ++k) check(negatives + k * capacity + first, last - first);
+        for (int j = 0; j < kStep; ++j) invalid |= outside[j] != 0;
+    }
+
+    // Of the kDraws centres from `centre` on; drawn (negative, kStep) has them draw by draw.
+    void draw_negatives(int centre, int32_t* drawn) {
+        const int negative = block_.negative, width = slots;
+        const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary);
+        const NoiseColumn* const columns = block_.noise;
+        const DrawVector at = load_positions(position + centre, 0);
+        int32_t* const own = targets + int64_t{centre} * width;
+        for (int d = 0; d < kDraws; ++d) own[d * width] = word[centre + d];
+        for (int k = 0; k < negative; k += 2) {
+            const Draws draws = draw_many(block_, at, purpose_word(kNegative, static_cast<uint32_t>(k / 2)));
+            for (int j = 0; j < 2 && k + j < negative; ++j) {
+                alignas(64) uint64_t points[kDraws];
+                const DrawVector point = multiply_low(draws.lane[2 * j], vocabulary) +
+                                         (multiply_low(draws.lane[2 * j + 1], vocabulary) >> 32);
+                std::memcpy(points, &point, sizeof point);
+                int32_t *const out = drawn + (k + j) * kStep, *const slot = own + 1 + k + j;
+#pragma GCC unroll 8
+                for (int d = 0; d < kDraws; ++d)
+                    out[d] = slot[d * width] = static_cast<int32_t>(noise_word(points[d], columns));
+            }
+        }
     }
 
     const Block& block_;
     int lead_, reach_;
     uint32_t* bits_;  // by token of the batch: decides whether it is kept
     int64_t cursor_ = 0, end_ = 0, sentence_ = 0;
+    int32_t* drawn_;        // (negative, kStep)
     int32_t* width_;        // by kept token
     uint8_t* kept_;         // by token of the batch
     int32_t* token_width_;  // by token of the batch
