@@ -138,9 +138,10 @@ void dots(float* const* x, float* const* y, int columns, float* out) {
     for (int from = 0; from < Contexts; from += kPairRows) {
         Vector rows[kPairNumbers] = {};
 #pragma GCC unroll 8
-        for (int c = from; c < from + kPairRows && c < Contexts; ++c) {
+        for (int c = 0; c < kPairRows; ++c) {
+            if (from + c == Contexts) break;
 #pragma GCC unroll 8
-            for (int t = 0; t < Targets; ++t) rows[(c - from) * kPairLanes + t] = sums[c][t];
+            for (int t = 0; t < Targets; ++t) rows[c * kPairLanes + t] = sums[from + c][t];
         }
         store_sums(rows, out + from * kPairLanes);
     }
