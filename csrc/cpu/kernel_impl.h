@@ -501,7 +501,7 @@ class Trainer {
         x_ = arena_.take<float*>(sampler_.capacity + 2 * kGroup);
         w_.g = arena_.take<float>(tiles * kGroup * kPairLanes);
         w_.fresh = arena_.take<float>(kGroup * kLanes<Vector>);
-        rates_ = arena_.take<float>(sampler_.capacity);
+        rates_ = arena_.take<float>(kBatchTokens);
         rows_ = arena_.take<float*>(kRing * sampler_.slots);
         throwaway_ = arena_.take<float>(block.locked == nullptr ? 0 : kGroup * block.stride);
         context_position_ = arena_.take<int64_t>(2 * at_most(block.window, block.longest_sentence));
@@ -636,7 +636,7 @@ class Trainer {
     float** rows_of(int centre) { return rows_ + centre % kRing * sampler_.slots; }
 
     EMBEDTRAIN_ALWAYS_INLINE void find_rows(int centre) {
-        const int32_t* const words = sampler_.targets + centre * sampler_.slots;
+        const int32_t* const words = sampler_.targets(centre);
         for (int i = 0; i < sampler_.slots; i += kSlotStep) output_.find_rows(words + i, rows_of(centre) + i);
     }
 
@@ -645,7 +645,7 @@ class Trainer {
         w_.y = rows_of(centre);
         if (!sampler_.duplicates[centre]) {
             if (output_.has_copies()) {
-                const int32_t* const words = sampler_.targets + centre * sampler_.slots;
+                const int32_t* const words = sampler_.targets(centre);
                 for (int i = 0; i <= block_.negative; ++i) output_.use(words[i]);
             }
             w_.targets = 1 + block_.negative;

@@ -90,11 +90,10 @@ class Sampler {
     // (kept + 1) how many words before this one may stand among the tokens to their left that can share a
     // window.
     int32_t* repeats_before;
-    int32_t* targets;     // (capacity, slots) a centre, its noise words, and zeros: at least one
-    int slots;            // a multiple of kSlotStep
     int32_t* duplicates;  // not zero: the centre and its noise words are not all different
     int margin;           // no window reaches further to either side
     int64_t capacity;     // of the arrays
+    int slots;            // of a centre's targets, a multiple of kSlotStep
 
     Sampler(const Block& block, Arena& arena) : block_(block) {
         // No sentence gives more neighbours than it has.
@@ -112,7 +111,7 @@ class Sampler {
         width_ = arena.take<int32_t>(capacity);
         drawn_ = arena.take<int32_t>(int64_t{kStep} * block.negative);
         slots = (1 + block.negative + kSlotStep) / kSlotStep * kSlotStep;
-        targets = arena.take<int32_t>(capacity * slots);
+        targets_ = arena.take<int32_t>((kBatchTokens + kStep) * int64_t{slots});
         duplicates = arena.take<int32_t>(capacity);
         bits_ = arena.take<uint32_t>(kBatchTokens + kStep);
         kept_ = arena.take<uint8_t>(kBatchTokens + kStep);
@@ -121,7 +120,7 @@ class Sampler {
 
     void seek(int64_t begin, int64_t end) {
         for (int i = 1; i <= lead_; ++i) word[-i] = -1;
-        for (int64_t i = 0; i < capacity * slots; ++i) targets[i] = 0;
+        for (int64_t i = 0; i < (kBatchTokens + kStep) * int64_t{slots}; ++i) targets_[i] = 0;
         cursor_ = begin;
         end_ = end;
         int64_t low = 0, high = block_.sentences;  // the last sentence that starts at or before begin
@@ -132,8 +131,9 @@ class Sampler {
         sentence_ = low;
     }
 
-    // The negatives of a centre.
-    const int32_t* negatives(int centre) const { return targets + int64_t{centre} * slots + 1; }
+    // A centre, its noise words, and zeros, at least one.
+    const int32_t* targets(int centre) const { return targets_ + int64_t{centre - first} * slots; }
+    const int32_t* negatives(int centre) const { return targets(centre) + 1; }
 
     // A token or a noise word is not in the vocabulary: nothing may be looked up by it.
     bool invalid = false;
@@ -289,7 +289,7 @@ class Sampler {
             Step found = {};
             for (int k = 0; k < negative; ++k) {
                 const Step noise = load_step(drawn_ + k * kStep);
-                outside |= reinterpret_cast<UnsignedStep>(noise) >= vocabulary;
+                outside |= reinterpret_cast<UnsignedStep>(noise) >= UnsignedStep{} + vocabulary;
                 found |= noise == centre;
                 for (int other = 0; other < k; ++other) found |= noise == load_step(drawn_ + other * kStep);
             }
@@ -304,7 +304,7 @@ class Sampler {
         const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary);
         const NoiseColumn* const columns = block_.noise;
         const DrawVector at = load_positions(position + centre, 0);
-        int32_t* const own = targets + int64_t{centre} * width;
+        int32_t* const own = targets_ + int64_t{centre - first} * width;
         for (int d = 0; d < kDraws; ++d) own[d * width] = word[centre + d];
         for (int k = 0; k < negative; k += 2) {
             const Draws draws = draw_many(block_, at, purpose_word(kNegative, static_cast<uint32_t>(k / 2)));
@@ -325,6 +325,7 @@ class Sampler {
     int lead_, reach_;
     uint32_t* bits_;  // by token of the batch: decides whether it is kept
     int64_t cursor_ = 0, end_ = 0, sentence_ = 0;
+    int32_t* targets_;      // (kBatchTokens + kStep, slots) of the centres, from the first on
     int32_t* drawn_;        // (negative, kStep)
     int32_t* width_;        // by kept token
     uint8_t* kept_;         // by token of the batch
