@@ -372,6 +372,8 @@ def test_one_worker_gives_the_same_bits_in_blocks_of_any_size(kernel, block):
 
 
 MANY = Case(tokens=60_000, longest=2000, sample=1e-2, vocabulary=500, dim=16, epochs=1, alpha=0.025)
+# Words enough that a thread copies the rows of the first ones only, whatever the processor.
+MOST = dataclasses.replace(MANY, vocabulary=80_000, dim=100)
 
 
 @pytest.mark.parametrize("block", [None, 7_777])
@@ -385,6 +387,15 @@ def test_workers_train_on_the_same_samples(kernel, workers, block):
     assert many[2][0][0].item() == pytest.approx(one[2][0][0].item(), rel=1e-6)
     another_seed = train(dataclasses.replace(frozen, seed=1))[2][0][0].item()
     assert another_seed != pytest.approx(one[2][0][0].item(), rel=1e-5)
+
+
+def test_workers_find_the_rows_that_they_copy_and_the_others(kernel):
+    frozen = dataclasses.replace(MOST, alpha=0.0, min_alpha=0.0)
+    one, many = train(frozen), train(frozen, workers=2)
+    assert many[2][0][0].item() == pytest.approx(one[2][0][0].item(), rel=1e-6)
+    for one, many, start in zip(train(MOST)[:2], train(MOST, workers=2)[:2], MOST.new_tables(), strict=True):
+        for rows in (slice(0, 1000), slice(1000, None)):
+            assert (many - one)[rows].norm() < 0.5 * (one - start)[rows].norm()
 
 
 @pytest.mark.threads
