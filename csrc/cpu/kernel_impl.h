@@ -231,8 +231,11 @@ void score_tile(const Window& w, const Pairs& pairs, float* const* y, int column
 // less than a line it is a burst of one line of each row with every other vector: there, a test for each
 // context costs more.)
 template <int Vectors>
+constexpr bool kWholeLines = Vectors * kLanes<Vector> >= kLineFloats;
+
+template <int Vectors>
 EMBEDTRAIN_INLINE int rows_to_prefetch(const Window& w, int column) {
-    return Vectors * kLanes<Vector> >= kLineFloats || column % kLineFloats == 0 ? w.ahead_count : 0;
+    return kWholeLines<Vectors> || column % kLineFloats == 0 ? w.ahead_count : 0;
 }
 
 template <int Vectors>
@@ -261,7 +264,7 @@ EMBEDTRAIN_INLINE void update_columns(const Window& w, int column) {
     const int rows_ahead = rows_to_prefetch<Vectors>(w, column);
     int ahead = 0;
     for (int c = 0; c < w.contexts; ++c) {
-        if constexpr (Vectors * lanes >= kLineFloats) {
+        if constexpr (kWholeLines<Vectors>) {
             if (ahead < rows_ahead) prefetch_rows<Vectors>(w, ahead, column);
             ahead += kAheadStep;
         }
@@ -702,10 +705,9 @@ class Trainer {
     // in memory are translated many at a time. Even a prefetch waits for that, and all that comes after it.
     void touch_rows(int centre) const {
         const int end = static_cast<int>(at_most(centre + kTouched, sampler_.last));
-        for (int c = centre; c < end; ++c) __builtin_prefetch(output_.row(sampler_.word[c]), 0, 2);
-        for (int k = 0; k < block_.negative; ++k)
-            for (int c = centre; c < end; ++c)
-                __builtin_prefetch(output_.row(sampler_.negatives(c)[k]), 0, 2);
+        for (int c = centre; c < end; ++c)
+            for (int i = 0; i <= block_.negative; ++i)
+                __builtin_prefetch(output_.row(sampler_.targets(c)[i]), 0, 2);
         const int entering = static_cast<int>(at_most(end + int64_t{sampler_.margin}, sampler_.kept));
         for (int i = centre + sampler_.margin; i < entering; ++i)
             __builtin_prefetch(input_.row(sampler_.word[i]), 0, 2);

@@ -176,8 +176,9 @@ class Sampler {
         invalid |= outside != 0;
     }
 
-    // Compaction without branches: always write, advance if kept. (Members that are written in a loop are
-    // held in locals here and below: for all the compiler knows, a store to an array might change them.)
+    // Compaction without branches: always write, advance if kept. (What a loop
+    // needs of this object is held in locals, here and below: for all the compiler knows, a store to an array
+    // might change it.)
     void take_kept(int64_t token, int64_t stop, int64_t begin) {
         const int32_t *const ids = block_.ids + begin, *const widths = token_width_;
         const uint8_t* const is_kept = kept_;
