@@ -253,6 +253,9 @@ EMBEDTRAIN_INLINE void prefetch_rows(const Window& w, int row, int column) {
 template <int Targets, int Vectors>
 EMBEDTRAIN_INLINE void update_columns(const Window& w, int column) {
     constexpr int lanes = kLanes<Vector>;
+    // A context adds up one multiply-add after the other; two sums, if there are not two vectors anyway, wait
+    // for each other half as long.
+    constexpr int kChains = Vectors == 1 ? 2 : 1;
     float* rows[Targets];
     Vector y[Targets][Vectors], fresh[Targets][Vectors];
 #pragma GCC unroll 8
@@ -270,20 +273,21 @@ EMBEDTRAIN_INLINE void update_columns(const Window& w, int column) {
         }
         float* const row = w.x[c] + column;
         const float* const g = w.g + c * kPairLanes;
-        Vector x[Vectors], sum[Vectors];
+        Vector x[Vectors], sums[kChains][Vectors] = {};
 #pragma GCC unroll 2
-        for (int v = 0; v < Vectors; ++v) sum[v] = x[v] = load<Vector>(row + v * lanes);
+        for (int v = 0; v < Vectors; ++v) sums[0][v] = x[v] = load<Vector>(row + v * lanes);
 #pragma GCC unroll 8
         for (int t = 0; t < Targets; ++t) {
             const Vector gt = broadcast<Vector>(g[t]);
 #pragma GCC unroll 2
             for (int v = 0; v < Vectors; ++v) {
                 fresh[t][v] += gt * x[v];
-                sum[v] += gt * y[t][v];
+                sums[t % kChains][v] += gt * y[t][v];
             }
         }
 #pragma GCC unroll 2
-        for (int v = 0; v < Vectors; ++v) store(row + v * lanes, sum[v]);
+        for (int v = 0; v < Vectors; ++v)
+            store(row + v * lanes, kChains == 1 ? sums[0][v] : sums[0][v] + sums[kChains - 1][v]);
     }
     for (; ahead < rows_ahead; ahead += kAheadStep) prefetch_rows<Vectors>(w, ahead, column);
 #pragma GCC unroll 8

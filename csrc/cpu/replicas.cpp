@@ -10,16 +10,9 @@ namespace embedtrain {
 namespace {
 
 // Of each table; the vocabulary is in order of frequency, so that these are the first rows. Copies are worth
-// it for the rows that another core may have in a cache of its own, and cost room in the caches. Where the
-// cores share the third-level cache, those are rows in the second-level one; AMD's share it by eights or
-// less, and a virtual machine does not know which.
-int64_t copied_bytes() {
-#ifdef EMBEDTRAIN_X86
-    __builtin_cpu_init();
-    if (__builtin_cpu_is("amd")) return int64_t{32} << 20;
-#endif
-    return int64_t{2} << 20;
-}
+// it for the rows that another core may have in a cache of its own; more of them only take room in the caches
+// that all share.
+constexpr int64_t kCopiedBytes = int64_t{2} << 20;
 
 // The updates of a row by all threads that have not seen each other, times the rate. Each thread sees its
 // own, so what may go wrong is that all learn the same and the sum overshoots.
@@ -45,7 +38,7 @@ void bring_back(float* table, int64_t stride, const Replica& replica) {
 Replicas::Replicas(float* input, float* output, int64_t rows, int64_t stride, int workers)
     : input_(input), output_(output), stride_(stride), of_worker_(static_cast<size_t>(workers) - 1) {
     const int64_t copied =
-        std::min<int64_t>(rows, copied_bytes() / (stride * static_cast<int64_t>(sizeof(float))));
+        std::min<int64_t>(rows, kCopiedBytes / (stride * static_cast<int64_t>(sizeof(float))));
     const int64_t floats = copied * stride;
     const size_t rows_copied = static_cast<size_t>(copied);
     for (Worker& worker : of_worker_) {

@@ -21,11 +21,13 @@ constexpr int kSlotStep = 8;  // the same for those of a single centre
 constexpr int kDraws =
     static_cast<int>(sizeof(DrawVector) / sizeof(uint64_t));  // positions drawn for at once
 
-// kStep elements as one vector, wherever they are.
-using Step = int32_t __attribute__((vector_size(kStep * sizeof(int32_t))));
-using UnsignedStep = uint32_t __attribute__((vector_size(sizeof(Step))));
-EMBEDTRAIN_INLINE Step load_step(const int32_t* p) {
-    Step v;
+// Some elements as one vector of the instruction set (GCC takes larger ones apart to compare them), wherever
+// they are. kStep is a multiple of their number.
+using Words = IntegersOf<Vector>::type;
+using UnsignedWords = uint32_t __attribute__((vector_size(sizeof(Words))));
+constexpr int kWords = kLanes<Vector>;
+EMBEDTRAIN_INLINE Words load_words(const int32_t* p) {
+    Words v;
     std::memcpy(&v, p, sizeof v);
     return v;
 }
@@ -37,25 +39,39 @@ inline int64_t at_least(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
+// The keys of the rounds of Philox, in all lanes: made once, because to make them takes as many instructions
+// as to use them.
+struct RoundKeys {
+    DrawVector low[10], high[10];
+
+    void fill(uint64_t seed) {
+        uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+        for (int round = 0; round < 10; ++round) {
+            low[round] = DrawVector{} + k0;
+            high[round] = DrawVector{} + k1;
+            k0 += kPhiloxW0;
+            k1 += kPhiloxW1;
+        }
+    }
+};
+
 // Philox4x32-10 (sampling/philox.h) for a vector of positions. Only the lower half of each 64-bit lane
 // counts: what multiplies takes no notice of the upper one, so that nothing needs to be packed or unpacked
 // between the rounds.
 struct Draws {
     DrawVector lane[4];
 };
-inline Draws draw_many(const Block& block, DrawVector position, uint32_t purpose) {
+EMBEDTRAIN_INLINE Draws draw_many(const RoundKeys& keys, uint32_t epoch, DrawVector position,
+                                  uint32_t purpose) {
     DrawVector c0 = position, c1 = position >> 32;
-    DrawVector c2 = DrawVector{} + block.epoch, c3 = DrawVector{} + purpose;
-    uint32_t k0 = static_cast<uint32_t>(block.seed), k1 = static_cast<uint32_t>(block.seed >> 32);
+    DrawVector c2 = DrawVector{} + epoch, c3 = DrawVector{} + purpose;
 #pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {
         const DrawVector p0 = multiply_low(c0, kPhiloxM0), p1 = multiply_low(c2, kPhiloxM1);
-        c0 = (p1 >> 32) ^ c1 ^ (DrawVector{} + k0);
-        c2 = (p0 >> 32) ^ c3 ^ (DrawVector{} + k1);
+        c0 = (p1 >> 32) ^ c1 ^ keys.low[round];
+        c2 = (p0 >> 32) ^ c3 ^ keys.high[round];
         c1 = p1;
         c3 = p0;
-        k0 += kPhiloxW0;
-        k1 += kPhiloxW1;
     }
     return {{c0, c1, c2, c3}};
 }
@@ -110,6 +126,8 @@ class Sampler {
         right = arena.take<int32_t>(capacity);
         width_ = arena.take<int32_t>(capacity);
         drawn_ = arena.take<int32_t>(int64_t{kStep} * block.negative);
+        keys_ = arena.take<RoundKeys>(1);
+        points_ = arena.take<uint64_t>(int64_t{kStep} * block.negative);
         slots = (1 + block.negative + kSlotStep) / kSlotStep * kSlotStep;
         targets_ = arena.take<int32_t>((kBatchTokens + kStep) * int64_t{slots});
         duplicates = arena.take<int32_t>(capacity);
@@ -121,6 +139,7 @@ class Sampler {
     void seek(int64_t begin, int64_t end) {
         for (int i = 1; i <= lead_; ++i) word[-i] = -1;
         for (int64_t i = 0; i < (kBatchTokens + kStep) * int64_t{slots}; ++i) targets_[i] = 0;
+        keys_->fill(block_.seed);
         cursor_ = begin;
         end_ = end;
         int64_t low = 0, high = block_.sentences;  // the last sentence that starts at or before begin
@@ -208,9 +227,10 @@ class Sampler {
 
     void draw_tokens(int64_t begin, int64_t end) {
         const int64_t count = end - begin;
+        const uint32_t epoch = block_.epoch;
         DrawVector position = load_positions(nullptr, begin);
         for (int64_t i = 0; i < count; i += kDraws, position += kDraws) {
-            const Draws draws = draw_many(block_, position, purpose_word(kToken));
+            const Draws draws = draw_many(*keys_, epoch, position, purpose_word(kToken));
             store_low(draws.lane[0], bits_ + i);
             if (block_.shrink_window)
                 store_low(1 + (multiply_low(draws.lane[1], static_cast<uint32_t>(block_.window)) >> 32),
@@ -271,53 +291,69 @@ class Sampler {
         int32_t* const before = repeats_before;
         const int count = kept, reach = reach_;
         int32_t sum = before[0] = 0;
-        for (int i = 0; i < count; i += kStep) {
-            const Step here = load_step(words + i);
-            Step found = {};
+        for (int i = 0; i < count; i += kWords) {
+            const Words here = load_words(words + i);
+            Words found = {};
             for (int distance = 1; distance <= reach; ++distance)
-                found |= here == load_step(words + i - distance);
-            for (int j = 0; j < kStep; ++j) before[i + j + 1] = sum -= found[j];
+                found |= here == load_words(words + i - distance);
+            alignas(64) int32_t marks[kWords];
+            std::memcpy(marks, &found, sizeof found);
+            for (int j = 0; j < kWords; ++j) before[i + j + 1] = sum -= marks[j];
         }
     }
 
+    // For kStep centres at a time, first where in the noise table they look, and then the words: so all these
+    // columns are on their way at once.
     void draw_negatives() {
-        const int negative = block_.negative, end = last;
-        const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary);
-        Step outside = {};
-        for (int i = first; i < end; i += kStep) {
-            for (int j = 0; j < kStep; j += kDraws) draw_negatives(i + j, drawn_ + j);
-            const Step centre = load_step(word + i);
-            Step found = {};
-            for (int k = 0; k < negative; ++k) {
-                const Step noise = load_step(drawn_ + k * kStep);
-                outside |= reinterpret_cast<UnsignedStep>(noise) >= UnsignedStep{} + vocabulary;
-                found |= noise == centre;
-                for (int other = 0; other < k; ++other) found |= noise == load_step(drawn_ + other * kStep);
-            }
-            std::memcpy(duplicates + i, &found, sizeof found);
-        }
-        for (int j = 0; j < kStep; ++j) invalid |= outside[j] != 0;
-    }
-
-    // Of the kDraws centres from `centre` on; drawn (negative, kStep) has them draw by draw.
-    void draw_negatives(int centre, int32_t* drawn) {
-        const int negative = block_.negative, width = slots;
+        const int negative = block_.negative, end = last, width = slots;
         const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary);
         const NoiseColumn* const columns = block_.noise;
+        uint64_t* const points = points_;
+        int32_t* const drawn = drawn_;
+        UnsignedWords most = {};
+        for (int i = first; i < end; i += kStep) {
+            for (int j = 0; j < kStep; j += kDraws) draw_points(i + j, points + j);
+            int32_t* const own = targets_ + int64_t{i - first} * width;
+            for (int j = 0; j < kStep; ++j) own[j * width] = word[i + j];
+            for (int k = 0; k < negative; ++k) {
+                int32_t *const out = drawn + k * kStep, *const slot = own + 1 + k;
+                const uint64_t* const at = points + k * kStep;
+#pragma GCC unroll 16
+                for (int j = 0; j < kStep; ++j)
+                    out[j] = slot[j * width] = static_cast<int32_t>(noise_word(at[j], columns));
+            }
+            for (int j = 0; j < kStep; j += kWords) {
+                Words found = {};
+                for (int k = 0; k < negative; ++k) {
+                    const Words noise = load_words(drawn + k * kStep + j);
+                    const UnsignedWords number = reinterpret_cast<UnsignedWords>(noise);
+                    most = number > most ? number : most;
+                    found |= noise == load_words(word + i + j);
+                    for (int other = 0; other < k; ++other)
+                        found |= noise == load_words(drawn + other * kStep + j);
+                }
+                std::memcpy(duplicates + i + j, &found, sizeof found);
+            }
+        }
+        for (int j = 0; j < kWords; ++j) invalid |= most[j] >= vocabulary;
+    }
+
+    // Where in the noise table the kDraws centres from `centre` on look: points (negative, kStep).
+    void draw_points(int centre, uint64_t* points) {
+        const int negative = block_.negative;
+        const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary), epoch = block_.epoch;
+        const NoiseColumn* const columns = block_.noise;
         const DrawVector at = load_positions(position + centre, 0);
-        int32_t* const own = targets_ + int64_t{centre - first} * width;
-        for (int d = 0; d < kDraws; ++d) own[d * width] = word[centre + d];
         for (int k = 0; k < negative; k += 2) {
-            const Draws draws = draw_many(block_, at, purpose_word(kNegative, static_cast<uint32_t>(k / 2)));
+            const uint32_t purpose = purpose_word(kNegative, static_cast<uint32_t>(k / 2));
+            const Draws draws = draw_many(*keys_, epoch, at, purpose);
             for (int j = 0; j < 2 && k + j < negative; ++j) {
-                alignas(64) uint64_t points[kDraws];
+                uint64_t* const out = points + (k + j) * kStep;
                 const DrawVector point = multiply_low(draws.lane[2 * j], vocabulary) +
                                          (multiply_low(draws.lane[2 * j + 1], vocabulary) >> 32);
-                std::memcpy(points, &point, sizeof point);
-                int32_t *const out = drawn + (k + j) * kStep, *const slot = own + 1 + k + j;
+                std::memcpy(out, &point, sizeof point);
 #pragma GCC unroll 8
-                for (int d = 0; d < kDraws; ++d)
-                    out[d] = slot[d * width] = static_cast<int32_t>(noise_word(points[d], columns));
+                for (int d = 0; d < kDraws; ++d) __builtin_prefetch(columns + (out[d] >> 32));
             }
         }
     }
@@ -326,8 +362,10 @@ class Sampler {
     int lead_, reach_;
     uint32_t* bits_;  // by token of the batch: decides whether it is kept
     int64_t cursor_ = 0, end_ = 0, sentence_ = 0;
-    int32_t* targets_;      // (kBatchTokens + kStep, slots) of the centres, from the first on
-    int32_t* drawn_;        // (negative, kStep)
+    int32_t* targets_;  // (kBatchTokens + kStep, slots) of the centres, from the first on
+    RoundKeys* keys_;
+    uint64_t* points_;      // (negative, kStep) columns and coins
+    int32_t* drawn_;        // (negative, kStep) noise words
     int32_t* width_;        // by kept token
     uint8_t* kept_;         // by token of the batch
     int32_t* token_width_;  // by token of the batch
