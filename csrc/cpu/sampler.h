@@ -127,7 +127,7 @@ class Sampler {
         width_ = arena.take<int32_t>(capacity);
         drawn_ = arena.take<int32_t>(int64_t{kStep} * block.negative);
         keys_ = arena.take<RoundKeys>(1);
-        points_ = arena.take<uint64_t>(int64_t{kStep} * block.negative);
+        points_ = arena.take<uint64_t>(2 * int64_t{kStep} * block.negative);
         slots = (1 + block.negative + kSlotStep) / kSlotStep * kSlotStep;
         targets_ = arena.take<int32_t>((kBatchTokens + kStep) * int64_t{slots});
         duplicates = arena.take<int32_t>(capacity);
@@ -302,17 +302,19 @@ class Sampler {
         }
     }
 
-    // For kStep centres at a time, first where in the noise table they look, and then the words: so all these
-    // columns are on their way at once.
+    // For kStep centres at a time, where in the noise table they look, and then the words of the kStep
+    // before: so the columns are on their way for a while before they are read.
     void draw_negatives() {
         const int negative = block_.negative, end = last, width = slots;
         const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary);
         const NoiseColumn* const columns = block_.noise;
-        uint64_t* const points = points_;
+        const int64_t step_points = int64_t{kStep} * negative;
+        uint64_t *points = points_, *points_after = points_ + step_points;
         int32_t* const drawn = drawn_;
         UnsignedWords most = {};
+        if (first < end) draw_points(first, points);
         for (int i = first; i < end; i += kStep) {
-            for (int j = 0; j < kStep; j += kDraws) draw_points(i + j, points + j);
+            if (i + kStep < end) draw_points(i + kStep, points_after);
             int32_t* const own = targets_ + int64_t{i - first} * width;
             for (int j = 0; j < kStep; ++j) own[j * width] = word[i + j];
             for (int k = 0; k < negative; ++k) {
@@ -334,26 +336,32 @@ class Sampler {
                 }
                 std::memcpy(duplicates + i + j, &found, sizeof found);
             }
+            uint64_t* const read = points;
+            points = points_after;
+            points_after = read;
         }
         for (int j = 0; j < kWords; ++j) invalid |= most[j] >= vocabulary;
     }
 
-    // Where in the noise table the kDraws centres from `centre` on look: points (negative, kStep).
+    // Where in the noise table the kStep centres from `centre` on look: points (negative, kStep).
     void draw_points(int centre, uint64_t* points) {
         const int negative = block_.negative;
         const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary), epoch = block_.epoch;
         const NoiseColumn* const columns = block_.noise;
-        const DrawVector at = load_positions(position + centre, 0);
-        for (int k = 0; k < negative; k += 2) {
-            const uint32_t purpose = purpose_word(kNegative, static_cast<uint32_t>(k / 2));
-            const Draws draws = draw_many(*keys_, epoch, at, purpose);
-            for (int j = 0; j < 2 && k + j < negative; ++j) {
-                uint64_t* const out = points + (k + j) * kStep;
-                const DrawVector point = multiply_low(draws.lane[2 * j], vocabulary) +
-                                         (multiply_low(draws.lane[2 * j + 1], vocabulary) >> 32);
-                std::memcpy(out, &point, sizeof point);
+        const RoundKeys& keys = *keys_;
+        for (int i = 0; i < kStep; i += kDraws) {
+            const DrawVector at = load_positions(position + centre + i, 0);
+            for (int k = 0; k < negative; k += 2) {
+                const uint32_t purpose = purpose_word(kNegative, static_cast<uint32_t>(k / 2));
+                const Draws draws = draw_many(keys, epoch, at, purpose);
+                for (int j = 0; j < 2 && k + j < negative; ++j) {
+                    uint64_t* const out = points + (k + j) * kStep + i;
+                    const DrawVector point = multiply_low(draws.lane[2 * j], vocabulary) +
+                                             (multiply_low(draws.lane[2 * j + 1], vocabulary) >> 32);
+                    std::memcpy(out, &point, sizeof point);
 #pragma GCC unroll 8
-                for (int d = 0; d < kDraws; ++d) __builtin_prefetch(columns + (out[d] >> 32));
+                    for (int d = 0; d < kDraws; ++d) __builtin_prefetch(columns + (out[d] >> 32));
+                }
             }
         }
     }
@@ -364,7 +372,7 @@ class Sampler {
     int64_t cursor_ = 0, end_ = 0, sentence_ = 0;
     int32_t* targets_;  // (kBatchTokens + kStep, slots) of the centres, from the first on
     RoundKeys* keys_;
-    uint64_t* points_;      // (negative, kStep) columns and coins
+    uint64_t* points_;      // (2, negative, kStep) columns and coins
     int32_t* drawn_;        // (negative, kStep) noise words
     int32_t* width_;        // by kept token
     uint8_t* kept_;         // by token of the batch
