@@ -16,6 +16,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/exchange_impl.h"
 #include "cpu/kernel.h"
@@ -37,6 +38,16 @@ constexpr int kAhead = 2;                            // centres between asking f
 constexpr int kRing = 4;                             // centres whose rows are known, more than kAhead
 constexpr int kTouched = 32;                         // centres whose rows are touched at once
 constexpr int64_t kCachedBytes = int64_t{64} << 20;  // a table beyond is for the most part in memory
+
+// Calls task with the number of a tile's targets as a constant. (Nearly always a full tile: comparing one
+// number after the other is quicker than a jump by a table.)
+template <int kMost = kTileTargets, class Task>
+EMBEDTRAIN_INLINE void for_targets(int targets, const Task& task) {
+    if constexpr (kMost > 1) {
+        if (targets < kMost) return for_targets<kMost - 1>(targets, task);
+    }
+    task(std::integral_constant<int, kMost>{});
+}
 
 struct Pairs {  // of one tile of targets with kPairRows contexts; zero in the lanes that have none
     // -1 for the centre, +1 for noise: σ's argument is against * dot
@@ -72,6 +83,10 @@ struct Window {
     float* fresh;             // (contexts, vector) new values of a column block, when there are several tiles
     float* const* ahead;      // rows to prefetch
     int ahead_count;          // a multiple of kAheadStep
+
+    int targets_of(int tile) const {  // the last tile may have fewer than the others
+        return tile == tiles - 1 ? targets - tile * kTileTargets : kTileTargets;
+    }
 };
 
 // Σ log(1 + e) as the log of a product whose exponent is kept apart, and Σ max(0, z).
@@ -322,27 +337,13 @@ EMBEDTRAIN_INLINE void update_tile_columns(const Window& w, int tile, int column
     for (int t = 0; t < Targets; ++t) store(rows[t] + column, fresh[t]);
 }
 
-inline void update_tiles(const Window& w, int column) {
-    for (int tile = 0; tile < w.tiles; ++tile) {
-        switch (w.targets - tile * kTileTargets) {
-            case 1:
-                update_tile_columns<1>(w, tile, column);
-                break;
-            case 2:
-                update_tile_columns<2>(w, tile, column);
-                break;
-            case 3:
-                update_tile_columns<3>(w, tile, column);
-                break;
-            case 4:
-                update_tile_columns<4>(w, tile, column);
-                break;
-            case 5:
-                update_tile_columns<5>(w, tile, column);
-                break;
-            default:
-                update_tile_columns<kTileTargets>(w, tile, column);
-                break;
+inline void update_tiles(const Window& w, int columns) {
+    for (int column = 0; column < columns; column += kLanes<Vector>) {
+        for (int i = 0; i < rows_to_prefetch<1>(w, column); i += kAheadStep) prefetch_rows<1>(w, i, column);
+        for (int tile = 0; tile < w.tiles; ++tile) {
+            for_targets(w.targets_of(tile), [&](auto targets) EMBEDTRAIN_ALWAYS_INLINE {
+                update_tile_columns<targets>(w, tile, column);
+            });
         }
     }
 }
@@ -350,65 +351,24 @@ inline void update_tiles(const Window& w, int column) {
 template <int Targets>
 void update(const Window& w, int columns) {
     int column = 0;
-    if constexpr (Targets > 0 && kUpdateVectors > 1) {
-        for (; column + kLanes<Vector> < columns; column += kUpdateVectors * kLanes<Vector>) {
+    if constexpr (kUpdateVectors > 1) {
+        for (; column + kLanes<Vector> < columns; column += kUpdateVectors * kLanes<Vector>)
             update_columns<Targets, kUpdateVectors>(w, column);
-        }
     }
-    for (; column < columns; column += kLanes<Vector>) {
-        if constexpr (Targets > 0) {
-            update_columns<Targets, 1>(w, column);
-        } else {
-            for (int i = 0; i < rows_to_prefetch<1>(w, column); i += kAheadStep)
-                prefetch_rows<1>(w, i, column);
-            update_tiles(w, column);
-        }
-    }
+    for (; column < columns; column += kLanes<Vector>) update_columns<Targets, 1>(w, column);
 }
 
 // ---- a centre
 
 inline void compute(const Window& w, int columns, Loss& loss) {
     for (int tile = 0; tile < w.tiles; ++tile) {
-        float* const* y = w.y + tile * kTileTargets;
-        float* g = w.g + tile * kGroup * kPairLanes;
-        switch (w.targets - tile * kTileTargets) {
-            case 1:
-                score_tile<1>(w, w.pairs[tile], y, columns, g, loss);
-                break;
-            case 2:
-                score_tile<2>(w, w.pairs[tile], y, columns, g, loss);
-                break;
-            case 3:
-                score_tile<3>(w, w.pairs[tile], y, columns, g, loss);
-                break;
-            case 4:
-                score_tile<4>(w, w.pairs[tile], y, columns, g, loss);
-                break;
-            case 5:
-                score_tile<5>(w, w.pairs[tile], y, columns, g, loss);
-                break;
-            default:
-                score_tile<kTileTargets>(w, w.pairs[tile], y, columns, g, loss);
-                break;
-        }
+        for_targets(w.targets_of(tile), [&](auto targets) EMBEDTRAIN_ALWAYS_INLINE {
+            score_tile<targets>(w, w.pairs[tile], w.y + tile * kTileTargets, columns,
+                                w.g + tile * kGroup * kPairLanes, loss);
+        });
     }
-    switch (w.tiles == 1 ? w.targets : 0) {
-        case 1:
-            return update<1>(w, columns);
-        case 2:
-            return update<2>(w, columns);
-        case 3:
-            return update<3>(w, columns);
-        case 4:
-            return update<4>(w, columns);
-        case 5:
-            return update<5>(w, columns);
-        case 6:
-            return update<6>(w, columns);
-        default:
-            return update<0>(w, columns);
-    }
+    if (w.tiles > 1) return update_tiles(w, columns);
+    for_targets(w.targets, [&](auto targets) EMBEDTRAIN_ALWAYS_INLINE { update<targets>(w, columns); });
 }
 
 // The rows of a table as a thread sees them: the first ones through its copies, if it has any (replicas.h).
