@@ -301,8 +301,10 @@ EMBEDTRAIN_INLINE void update_columns(const Window& w, int column) {
             }
         }
 #pragma GCC unroll 2
-        for (int v = 0; v < Vectors; ++v)
-            store(row + v * lanes, kChains == 1 ? sums[0][v] : sums[0][v] + sums[kChains - 1][v]);
+        for (int v = 0; v < Vectors; ++v) {
+            if constexpr (kChains == 2) sums[0][v] += sums[1][v];
+            store(row + v * lanes, sums[0][v]);
+        }
     }
     for (; ahead < rows_ahead; ahead += kAheadStep) prefetch_rows<Vectors>(w, ahead, column);
 #pragma GCC unroll 8
@@ -403,10 +405,10 @@ class Rows {
 
     // The same for kSlotStep words of a table without locked rows.
     EMBEDTRAIN_ALWAYS_INLINE void find_rows(const int32_t* words, float** rows) const {
-        using Words = int32_t __attribute__((vector_size(sizeof(DrawVector) / 2)));
+        using Ids = int32_t __attribute__((vector_size(sizeof(DrawVector) / 2)));
         for (int i = 0; i < kSlotStep; i += kDraws) {
             const DrawVector word =
-                __builtin_convertvector(*reinterpret_cast<const Words*>(words + i), DrawVector);
+                __builtin_convertvector(*reinterpret_cast<const Ids*>(words + i), DrawVector);
             const DrawVector base = word < DrawVector{} + static_cast<uint64_t>(copies_.rows)
                                         ? DrawVector{} + reinterpret_cast<uint64_t>(copies_.copy)
                                         : DrawVector{} + reinterpret_cast<uint64_t>(table_);

@@ -296,9 +296,7 @@ class Sampler {
             Words found = {};
             for (int distance = 1; distance <= reach; ++distance)
                 found |= here == load_words(words + i - distance);
-            alignas(64) int32_t marks[kWords];
-            std::memcpy(marks, &found, sizeof found);
-            for (int j = 0; j < kWords; ++j) before[i + j + 1] = sum -= marks[j];
+            for (int j = 0; j < kWords; ++j) before[i + j + 1] = sum -= found[j];
         }
     }
 
@@ -308,13 +306,12 @@ class Sampler {
         const int negative = block_.negative, end = last, width = slots;
         const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary);
         const NoiseColumn* const columns = block_.noise;
-        const int64_t step_points = int64_t{kStep} * negative;
-        uint64_t *points = points_, *points_after = points_ + step_points;
         int32_t* const drawn = drawn_;
         UnsignedWords most = {};
-        if (first < end) draw_points(first, points);
+        if (first < end) draw_points(first);
         for (int i = first; i < end; i += kStep) {
-            if (i + kStep < end) draw_points(i + kStep, points_after);
+            if (i + kStep < end) draw_points(i + kStep);
+            const uint64_t* const points = points_of(i);
             int32_t* const own = targets_ + int64_t{i - first} * width;
             for (int j = 0; j < kStep; ++j) own[j * width] = word[i + j];
             for (int k = 0; k < negative; ++k) {
@@ -336,15 +333,18 @@ class Sampler {
                 }
                 std::memcpy(duplicates + i + j, &found, sizeof found);
             }
-            uint64_t* const read = points;
-            points = points_after;
-            points_after = read;
         }
         for (int j = 0; j < kWords; ++j) invalid |= most[j] >= vocabulary;
     }
 
-    // Where in the noise table the kStep centres from `centre` on look: points (negative, kStep).
-    void draw_points(int centre, uint64_t* points) {
+    // Where in the noise table the kStep centres from `centre` on look (negative, kStep), until two steps
+    // later.
+    uint64_t* points_of(int centre) const {
+        return points_ + (centre - first) / kStep % 2 * (int64_t{kStep} * block_.negative);
+    }
+
+    void draw_points(int centre) {
+        uint64_t* const points = points_of(centre);
         const int negative = block_.negative;
         const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary), epoch = block_.epoch;
         const NoiseColumn* const columns = block_.noise;
