@@ -164,7 +164,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 # Many updates of a few words from the same old values oscillate at a large rate, and then amplify any rounding.
 CROWDED = {"alpha": 0.005, "min_alpha": 0.0001}
 CASES = [
-    *(Case(dim=dim) for dim in (1, 2, 7, 8, 9, 15, 16, 17, 24, 99, 100, 101, 128, 300, 1023, 1024)),
+    *(Case(dim=dim) for dim in (1, 2, 7, 8, 9, 15, 16, 17, 24, 32, 40, 41, 99, 100, 101, 128, 300, 1023, 1024)),
     *(Case(negative=negative) for negative in (1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 17, 20)),
     Case(negative=64, vocabulary=300),
     Case(negative=64, vocabulary=10, **CROWDED),

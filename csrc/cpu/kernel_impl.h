@@ -265,19 +265,19 @@ EMBEDTRAIN_INLINE void prefetch_rows(const Window& w, int row, int column) {
 }
 
 // Columns [column, column + Vectors * lanes) of all rows, when all targets fit one tile.
-template <int Targets, int Vectors>
+template <int Targets, int Vectors, class V = Vector>
 EMBEDTRAIN_INLINE void update_columns(const Window& w, int column) {
-    constexpr int lanes = kLanes<Vector>;
+    constexpr int lanes = kLanes<V>;
     // A context adds up one multiply-add after the other; two sums, if there are not two vectors anyway, wait
     // for each other half as long.
     constexpr int kChains = Vectors == 1 ? 2 : 1;
     float* rows[Targets];
-    Vector y[Targets][Vectors], fresh[Targets][Vectors];
+    V y[Targets][Vectors], fresh[Targets][Vectors];
 #pragma GCC unroll 8
     for (int t = 0; t < Targets; ++t) {
         rows[t] = w.y[t] + column;
 #pragma GCC unroll 2
-        for (int v = 0; v < Vectors; ++v) fresh[t][v] = y[t][v] = load<Vector>(rows[t] + v * lanes);
+        for (int v = 0; v < Vectors; ++v) fresh[t][v] = y[t][v] = load<V>(rows[t] + v * lanes);
     }
     const int rows_ahead = rows_to_prefetch<Vectors>(w, column);
     int ahead = 0;
@@ -288,12 +288,12 @@ EMBEDTRAIN_INLINE void update_columns(const Window& w, int column) {
         }
         float* const row = w.x[c] + column;
         const float* const g = w.g + c * kPairLanes;
-        Vector x[Vectors], sums[kChains][Vectors] = {};
+        V x[Vectors], sums[kChains][Vectors] = {};
 #pragma GCC unroll 2
-        for (int v = 0; v < Vectors; ++v) sums[0][v] = x[v] = load<Vector>(row + v * lanes);
+        for (int v = 0; v < Vectors; ++v) sums[0][v] = x[v] = load<V>(row + v * lanes);
 #pragma GCC unroll 8
         for (int t = 0; t < Targets; ++t) {
-            const Vector gt = broadcast<Vector>(g[t]);
+            const V gt = broadcast<V>(g[t]);
 #pragma GCC unroll 2
             for (int v = 0; v < Vectors; ++v) {
                 fresh[t][v] += gt * x[v];
@@ -356,6 +356,12 @@ void update(const Window& w, int columns) {
     if constexpr (kUpdateVectors > 1) {
         for (; column + kLanes<Vector> < columns; column += kUpdateVectors * kLanes<Vector>)
             update_columns<Targets, kUpdateVectors>(w, column);
+    }
+    // Of a wide vector, which some processors take in two steps, half is enough for the last columns: D = 100
+    // ends with 4.
+    if constexpr (kLanes<Vector> > kLanes<F8>) {
+        if (column < columns && columns - column <= kLanes<F8>)
+            return update_columns<Targets, 1, F8>(w, column);
     }
     for (; column < columns; column += kLanes<Vector>) update_columns<Targets, 1>(w, column);
 }
