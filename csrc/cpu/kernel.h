@@ -12,9 +12,10 @@ namespace embedtrain {
 struct Replica {
     float* copy = nullptr;    // (rows, stride)
     float* origin = nullptr;  // (rows, stride) what the table had when the copy was made or last synchronised
-    uint8_t* uses = nullptr;  // (rows) since then; 0: there is no copy
-    uint8_t* limit =
-        nullptr;  // (rows) the uses after which to synchronise; doubled each time, up to Block::most_uses
+    // (rows + 1) one more than the uses until it is due to be synchronised; 0: there is no copy. The last
+    // counts for all rows that have none.
+    uint8_t* left = nullptr;
+    uint8_t* limit = nullptr;  // (rows) the uses from one time to the next; doubled, up to Block::most_uses
     int64_t rows = 0;
 };
 

@@ -385,28 +385,28 @@ class Rows {
     Rows(float* table, int64_t stride, const bool* locked, const Replica& copies, int most_uses)
         : table_(table), stride_(stride), locked_(locked), copies_(copies), most_uses_(most_uses) {}
 
-    // The row to work on. It is synchronised when that is due; so rows in use may change.
+    // The row to work on. No branch depends on whether it has a copy, which is anyone's guess: words without
+    // share a count.
     float* use(int32_t word) {
-        const int64_t offset = word * stride_;
-        if (!has_copy(word)) return table_ + offset;
-        uint8_t &uses = copies_.uses[word], &limit = copies_.limit[word];
-        if (uses == 0) {
-            copy(offset);
-        } else if (uses >= limit) {
-            synchronise(offset);
-            uses = 0;
-            limit = static_cast<uint8_t>(at_least(1, at_most(2 * limit, most_uses_)));
-        } else if (uses == limit - 1) {  // due next time
-            for (int64_t i = offset; i < offset + stride_; i += 16) {
-                __builtin_prefetch(table_ + i, 1, 2);
-                __builtin_prefetch(copies_.origin + i, 1, 2);
-            }
+        if (has_copies()) {
+            uint8_t& left = copies_.left[has_copy(word) ? word : copies_.rows];
+            if (left <= 1) renew(word);
+            --left;
         }
-        ++uses;
-        return copies_.copy + offset;
+        return row(word);
     }
 
-    // The row that use() will give.
+    // To be called before each centre: synchronises the rows that were due before the last one; their lines
+    // have come from other threads' caches by now. So rows in use may change. Says whether others are due.
+    bool synchronise_due() {
+        if (due_count_ == 0) return false;
+        for (int i = 0; i < arrived_; ++i) synchronise(due_[i]);
+        for (int i = arrived_; i < due_count_; ++i) due_[i - arrived_] = due_[i];
+        arrived_ = due_count_ -= arrived_;
+        return due_count_ > 0;
+    }
+
+    // The row that use() gives.
     float* row(int32_t word) const { return (has_copy(word) ? copies_.copy : table_) + word * stride_; }
 
     // The same for kSlotStep words of a table without locked rows.
@@ -432,6 +432,28 @@ class Rows {
         return word < copies_.rows && (locked_ == nullptr || !locked_[word]);
     }
 
+    // A copy is made, or asked to be synchronised, and may be used for some time.
+    [[gnu::noinline]] void renew(int32_t word) {
+        if (!has_copy(word)) {
+            copies_.left[copies_.rows] = UINT8_MAX;
+            return;
+        }
+        const int64_t offset = word * stride_;
+        uint8_t &left = copies_.left[word], &limit = copies_.limit[word];
+        if (left == 0) {
+            copy(offset);
+        } else {
+            while (due_count_ == kMostDue) synchronise_due();
+            due_[due_count_++] = offset;
+            for (int64_t i = offset; i < offset + stride_; i += kLineFloats) {
+                __builtin_prefetch(table_ + i, 1, 2);
+                __builtin_prefetch(copies_.origin + i, 1, 2);
+            }
+            limit = static_cast<uint8_t>(at_least(1, at_most(2 * limit, most_uses_)));
+        }
+        left = static_cast<uint8_t>(limit + 1);
+    }
+
     void copy(int64_t offset) {
         for (int64_t i = offset; i < offset + stride_; i += kLanes<Vector>) {
             const Vector row = load<Vector>(table_ + i);
@@ -455,6 +477,10 @@ class Rows {
     const bool* const locked_;  // (V), or null
     const Replica copies_;
     const int most_uses_;
+    static constexpr int kMostDue = 64;
+    int64_t due_[kMostDue];  // offsets of rows to synchronise
+    int due_count_ = 0;
+    int arrived_ = 0;  // the first of them
 };
 
 class Trainer {
@@ -490,6 +516,8 @@ class Trainer {
                 y_times_ + t, static_cast<int>(at_most(1 + block_.negative - t, kTileTargets)), t == 0);
         int64_t begin, end;
         while (next_span(spans, &begin, &end)) train_span(begin, end, stats);
+        while (input_.synchronise_due() || output_.synchronise_due()) {
+        }
         stats->invalid |= sampler_.invalid;
     }
 
@@ -507,6 +535,8 @@ class Trainer {
             for (int centre = sampler_.first; centre < sampler_.last; ++centre) {
                 if (beyond_caches_ && (centre - sampler_.first) % kTouched == 0)
                     touch_rows(centre + kTouched);
+                input_.synchronise_due();
+                output_.synchronise_due();
                 const int64_t reach = at_most(sampler_.kept, centre + int64_t{1} + sampler_.margin);
                 for (; entered < reach; ++entered) x_[entered] = input_.use(sampler_.word[entered]);
                 look_ahead(centre);

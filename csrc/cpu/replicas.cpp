@@ -26,8 +26,8 @@ constexpr uint8_t kFirstInputLimit = 1, kFirstOutputLimit = 4;
 // Adds what was learned in a thread's copies to the table.
 void bring_back(float* table, int64_t stride, const Replica& replica) {
     for (int64_t row = 0; row < replica.rows; ++row) {
-        if (replica.uses[row] == 0) continue;
-        replica.uses[row] = 0;
+        if (replica.left[row] == 0) continue;
+        replica.left[row] = 0;
         for (int64_t i = row * stride; i < (row + 1) * stride; ++i)
             table[i] += replica.copy[i] - replica.origin[i];
     }
@@ -42,15 +42,16 @@ Replicas::Replicas(float* input, float* output, int64_t rows, int64_t stride, in
     const int64_t floats = copied * stride;
     const size_t rows_copied = static_cast<size_t>(copied);
     for (Worker& worker : of_worker_) {
-        const size_t bytes = 4 * static_cast<size_t>(floats) * sizeof(float) + 4 * rows_copied;
+        const size_t counts_bytes = 2 * (2 * rows_copied + 1);
+        const size_t bytes = 4 * static_cast<size_t>(floats) * sizeof(float) + counts_bytes;
         worker.memory = allocate_aligned(bytes);
         advise_huge_pages(worker.memory.get(), bytes);
         float* const at = reinterpret_cast<float*>(worker.memory.get());
         uint8_t* const counts = reinterpret_cast<uint8_t*>(at + 4 * floats);
-        worker.input = {at, at + floats, counts, counts + copied, copied};
-        worker.output = {at + 2 * floats, at + 3 * floats, counts + 2 * copied, counts + 3 * copied, copied};
-        std::memset(worker.input.uses, 0, rows_copied);
-        std::memset(worker.output.uses, 0, rows_copied);
+        uint8_t* const limits = counts + 2 * (copied + 1);
+        std::memset(counts, 0, counts_bytes);
+        worker.input = {at, at + floats, counts, limits, copied};
+        worker.output = {at + 2 * floats, at + 3 * floats, counts + copied + 1, limits + copied, copied};
         std::memset(worker.input.limit, kFirstInputLimit, rows_copied);
         std::memset(worker.output.limit, kFirstOutputLimit, rows_copied);
     }
