@@ -9,10 +9,9 @@ namespace embedtrain {
 
 namespace {
 
-// Of each table; the vocabulary is in order of frequency, so that these are the first rows. Copies are worth
-// it for the rows that another core may have in a cache of its own; more of them only take room in the caches
-// that all share.
-constexpr int64_t kCopiedBytes = int64_t{2} << 20;
+// Of each table; the vocabulary is in order of frequency, so that these are the first rows. Cores without a
+// common cache gain by more copies, cores that share one lose a little by the room they take (docs/kernel.md).
+constexpr int64_t kCopiedBytes = int64_t{8} << 20;
 
 // The updates of a row by all threads that have not seen each other, times the rate. Each thread sees its
 // own, so what may go wrong is that all learn the same and the sum overshoots.
