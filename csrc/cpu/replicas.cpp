@@ -10,7 +10,7 @@ namespace embedtrain {
 namespace {
 
 // Of each table; the vocabulary is in order of frequency, so that these are the first rows. Cores without a
-// common cache gain by more copies, cores that share one lose a little by the room they take (docs/kernel.md).
+// common cache gain by more copies, cores that share one lose a little by the room these take.
 constexpr int64_t kCopiedBytes = int64_t{8} << 20;
 
 // The updates of a row by all threads that have not seen each other, times the rate. Each thread sees its
