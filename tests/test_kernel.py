@@ -372,8 +372,9 @@ def test_one_worker_gives_the_same_bits_in_blocks_of_any_size(kernel, block):
 
 
 MANY = Case(tokens=60_000, longest=2000, sample=1e-2, vocabulary=500, dim=16, epochs=1, alpha=0.025)
-# Words enough that a thread copies the rows of the first ones only, whatever the processor.
-MOST = dataclasses.replace(MANY, vocabulary=80_000, dim=100)
+# Words enough that a thread copies the rows of the first ones only. At a low rate, what threads learn late hardly
+# matters, however they are scheduled: an update that is lost does.
+MOST = dataclasses.replace(MANY, vocabulary=80_000, dim=100, alpha=0.0025)
 
 
 @pytest.mark.parametrize("block", [None, 7_777])
@@ -395,7 +396,7 @@ def test_workers_find_the_rows_that_they_copy_and_the_others(kernel):
     assert many[2][0][0].item() == pytest.approx(one[2][0][0].item(), rel=1e-6)
     for one, many, start in zip(train(MOST)[:2], train(MOST, workers=2)[:2], MOST.new_tables(), strict=True):
         for rows in (slice(0, 1000), slice(1000, None)):
-            assert (many - one)[rows].norm() < 0.5 * (one - start)[rows].norm()
+            assert (many - one)[rows].norm() < 0.2 * (one - start)[rows].norm()
 
 
 @pytest.mark.threads
