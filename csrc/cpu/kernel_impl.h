@@ -35,8 +35,8 @@ constexpr int kPairNumbers = kPairRows * kPairLanes;
 constexpr int kLineFloats = 16;                      // of a cache line; rows are padded to a multiple
 constexpr int kAheadStep = 2;                        // rows that are prefetched with one context
 constexpr int kAhead = 2;                            // centres between asking for a row and using it
-constexpr int kRing = 4;                             // centres whose rows are known, more than kAhead
-constexpr int kTouched = 32;                         // centres whose rows are touched at once
+constexpr int kTouched = 16;                         // centres whose rows are touched at once
+constexpr int kTouchedLines = 2;                     // of a row, if the tables are mostly in the caches
 constexpr int64_t kCachedBytes = int64_t{64} << 20;  // a table beyond is for the most part in memory
 
 // Calls task with the number of a tile's targets as a constant. (Nearly always a full tile: comparing one
@@ -487,7 +487,7 @@ class Trainer {
   public:
     Trainer(const Block& block, void* workspace)
         : block_(block),
-          beyond_caches_(block.vocabulary * block.stride * int64_t{sizeof(float)} > kCachedBytes),
+          touched_floats_(touched_floats(block)),
           arena_(workspace),
           sampler_(block, arena_),
           // A context is used, once it has entered, in all the windows it stands in: about W + 1 of them.
@@ -503,7 +503,7 @@ class Trainer {
         w_.g = arena_.take<float>(tiles * kGroup * kPairLanes);
         w_.fresh = arena_.take<float>(kGroup * kLanes<Vector>);
         rates_ = arena_.take<float>(kBatchTokens);
-        rows_ = arena_.take<float*>(kRing * sampler_.slots);
+        rows_ = arena_.take<float*>(2 * kTouched * sampler_.slots);
         throwaway_ = arena_.take<float>(block.locked == nullptr ? 0 : kGroup * block.stride);
         context_position_ = arena_.take<int64_t>(2 * at_most(block.window, block.longest_sentence));
     }
@@ -529,12 +529,10 @@ class Trainer {
         while (sampler_.next()) {
             loss.reset();
             int entered = 0;  // contexts that have a row to work on
-            if (beyond_caches_) touch_rows(sampler_.first);
-            for (int i = 0; i < kAhead; ++i) find_rows(sampler_.first + i);
+            find_rows(sampler_.first);
             for (int i = sampler_.first; i < sampler_.last; ++i) rates_[i - sampler_.first] = rate_of(i);
             for (int centre = sampler_.first; centre < sampler_.last; ++centre) {
-                if (beyond_caches_ && (centre - sampler_.first) % kTouched == 0)
-                    touch_rows(centre + kTouched);
+                if ((centre - sampler_.first) % kTouched == 0) find_rows(centre + kTouched);
                 input_.synchronise_due();
                 output_.synchronise_due();
                 const int64_t reach = at_most(sampler_.kept, centre + int64_t{1} + sampler_.margin);
@@ -638,11 +636,30 @@ class Trainer {
         w_.contexts = different;
     }
 
-    float** rows_of(int centre) { return rows_ + centre % kRing * sampler_.slots; }
+    float** rows_of(int centre) const { return rows_ + centre % (2 * kTouched) * sampler_.slots; }
 
-    EMBEDTRAIN_ALWAYS_INLINE void find_rows(int centre) {
-        const int32_t* const words = sampler_.targets(centre);
-        for (int i = 0; i < sampler_.slots; i += kSlotStep) output_.find_rows(words + i, rows_of(centre) + i);
+    // The rows of kTouched centres: their targets, and the context that enters the window of each. Some lines
+    // of them are asked for at once, so that the addresses of many rows are translated side by side; a
+    // prefetch by itself waits for that, and all that comes after it.
+    // (Inlined, because a function that only prefetches is one without effects to GCC, which leaves it out.)
+    EMBEDTRAIN_ALWAYS_INLINE void find_rows(int from) const {
+        const int end = static_cast<int>(at_most(from + kTouched, sampler_.last));
+        for (int centre = from; centre < end; ++centre) {
+            const int32_t* const words = sampler_.targets(centre);
+            float** const rows = rows_of(centre);
+            for (int i = 0; i < sampler_.slots; i += kSlotStep) output_.find_rows(words + i, rows + i);
+            const int entering = centre + sampler_.margin;
+            if (entering < sampler_.kept) rows[1 + block_.negative] = input_.row(sampler_.word[entering]);
+        }
+        for (int centre = from; centre < end; ++centre) {
+            float* const* const rows = rows_of(centre);
+            for (int i = 0; i < 2 + block_.negative; ++i) {
+                __builtin_prefetch(rows[i], 0, 2);
+                __builtin_prefetch(rows[i] + kLineFloats, 0, 2);
+                for (int64_t column = 2 * kLineFloats; column < touched_floats_; column += kLineFloats)
+                    __builtin_prefetch(rows[i] + column, 0, 2);
+            }
+        }
     }
 
     EMBEDTRAIN_ALWAYS_INLINE void collect_targets(int centre) {
@@ -689,34 +706,22 @@ class Trainer {
                                           t == 0);
     }
 
-    // What a later centre of the batch will need that this one does not: its targets, and the context that
-    // enters.
+    // What a later centre of the batch will need that this one does not.
     EMBEDTRAIN_ALWAYS_INLINE void look_ahead(int centre) {
         const int later = centre + kAhead;
         w_.ahead_count = 0;
         if (later >= sampler_.last) return;
-        find_rows(later);
-        float** const rows = rows_of(later);
-        const int entering = later + sampler_.margin;
-        if (entering < sampler_.kept) rows[1 + block_.negative] = input_.row(sampler_.word[entering]);
-        w_.ahead = rows;
+        w_.ahead = rows_of(later);
         w_.ahead_count = (2 + block_.negative + kAheadStep - 1) / kAheadStep * kAheadStep;
     }
 
-    // One cache line of each row that some centres from this one on will need: so that the addresses of rows
-    // in memory are translated many at a time. Even a prefetch waits for that, and all that comes after it.
-    void touch_rows(int centre) const {
-        const int end = static_cast<int>(at_most(centre + kTouched, sampler_.last));
-        for (int c = centre; c < end; ++c)
-            for (int i = 0; i <= block_.negative; ++i)
-                __builtin_prefetch(output_.row(sampler_.targets(c)[i]), 0, 2);
-        const int entering = static_cast<int>(at_most(end + int64_t{sampler_.margin}, sampler_.kept));
-        for (int i = centre + sampler_.margin; i < entering; ++i)
-            __builtin_prefetch(input_.row(sampler_.word[i]), 0, 2);
+    static int64_t touched_floats(const Block& block) {
+        if (block.vocabulary * block.stride * int64_t{sizeof(float)} > kCachedBytes) return block.stride;
+        return at_most(kTouchedLines * int64_t{kLineFloats}, block.stride);
     }
 
     const Block& block_;
-    const bool beyond_caches_;  // the tables are too large for any cache
+    const int64_t touched_floats_;  // of a row that is touched
     Arena arena_;
     Sampler sampler_;
     Rows input_, output_;
@@ -724,7 +729,7 @@ class Trainer {
     Pairs *plain_pairs_, *pairs_;  // (tiles) of targets that are all different, and of this centre
     float** x_;                    // (kept) rows of the input table
     float* throwaway_;             // (kGroup, stride) of locked words, if there are any
-    float** rows_;                 // (kRing, slots) of the output table, of this centre and those after it
+    float** rows_;                 // (2 kTouched, slots) of this centre and those around it
     float* rates_;                 // (centres)
     int32_t *y_word_, *y_times_;
     int64_t* context_position_;
