@@ -36,8 +36,9 @@ constexpr int kLineFloats = 16;                      // of a cache line; rows ar
 constexpr int kAheadStep = 2;                        // rows that are prefetched with one context
 constexpr int kAhead = 2;                            // centres between asking for a row and using it
 constexpr int kTouched = 16;                         // centres whose rows are touched at once
-constexpr int kTouchedLines = 2;                     // of a row, if the tables are mostly in the caches
-constexpr int64_t kCachedBytes = int64_t{64} << 20;  // a table beyond is for the most part in memory
+constexpr int kTouchedLines = 2;                     // of a row, at most
+constexpr int kFarLines = 12;                        // the same, where a row is likely to be in memory
+constexpr int64_t kCachedBytes = int64_t{64} << 20;  // that is in a table beyond this size
 
 // Calls task with the number of a tile's targets as a constant. (Nearly always a full tile: comparing one
 // number after the other is quicker than a jump by a table.)
@@ -716,8 +717,8 @@ class Trainer {
     }
 
     static int64_t touched_floats(const Block& block) {
-        if (block.vocabulary * block.stride * int64_t{sizeof(float)} > kCachedBytes) return block.stride;
-        return at_most(kTouchedLines * int64_t{kLineFloats}, block.stride);
+        const bool far = block.vocabulary * block.stride * int64_t{sizeof(float)} > kCachedBytes;
+        return at_most((far ? kFarLines : kTouchedLines) * int64_t{kLineFloats}, block.stride);
     }
 
     const Block& block_;
