@@ -747,7 +747,8 @@ def _finished(
 def _fingerprint(
     vocabulary: Vocabulary, ids: npt.NDArray[np.int32], offsets: npt.NDArray[np.int64], workers: int
 ) -> str:
-    return _whole_fingerprint(vocabulary, _digests(ids, offsets[:-1], workers))
+    with ThreadPoolExecutor(workers) as threads:
+        return _whole_fingerprint(vocabulary, _digests(threads, ids, offsets[:-1]))
 
 
 def _whole_fingerprint(vocabulary: Vocabulary, digests: Iterable[bytes]) -> str:
@@ -755,8 +756,10 @@ def _whole_fingerprint(vocabulary: Vocabulary, digests: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join([_lines(vocabulary.words), counts, *digests])).hexdigest()
 
 
-def _digests(ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], workers: int, first: int = 0) -> list[bytes]:
-    """Hash ids and sentences in stretches of a fixed number of positions: threads and ranks do it side by side.
+def _digests(
+    threads: ThreadPoolExecutor, ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], first: int = 0
+) -> Iterator[bytes]:
+    """Start to hash ids and sentences in stretches of a fixed number of positions, which threads and ranks share.
 
     :param starts: the positions in the corpus at which sentences start. :param first: that of ``ids[0]``.
     """
@@ -768,8 +771,7 @@ def _digests(ids: npt.NDArray[np.int32], starts: npt.NDArray[np.int64], workers:
         hashed.update(np.ascontiguousarray(starts[low:high]).data)
         return hashed.digest()
 
-    with ThreadPoolExecutor(workers) as threads:  # hashlib does not hold the interpreter
-        return list(threads.map(digest, range(0, len(ids), _DIGEST_POSITIONS)))
+    return threads.map(digest, range(0, len(ids), _DIGEST_POSITIONS))  # hashlib does not hold the interpreter
 
 
 def _own_part(
@@ -788,7 +790,8 @@ def _own_part(
     borders[1:-1] = np.minimum(-(-borders[1:-1] // _DIGEST_POSITIONS) * _DIGEST_POSITIONS, size)
     wanted = [Stretches(borders[rank : rank + 1], borders[rank + 1 : rank + 2]) for rank in range(ranks.size)]
     stretch, starts = share(ids, offsets[:-1], first, wanted, ranks)
-    own = _digests(stretch, starts, options.workers, int(borders[ranks.rank]))
+    with ThreadPoolExecutor(options.workers) as threads:
+        own = list(_digests(threads, stretch, starts, int(borders[ranks.rank])))
     # A window needs W kept neighbours on either side, or the end of the sentence: far more than are ever needed.
     counts = torch.from_numpy(vocabulary.counts)
     kept = kept_share(counts, ops.keep_thresholds(counts, options.sample))

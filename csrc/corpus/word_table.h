@@ -216,6 +216,10 @@ class WordTable {
                 if (mine == 0) {
                     if (writer.next == writer.end) take_ids(writer);
                     (*this)[writer.next].key = writer.arena.keep(key);
+                    // What follows waits until this is stored, so the lines of entries to come are fetched
+                    // now.
+                    if (writer.next + kEntriesAhead < writer.end)
+                        __builtin_prefetch(&(*this)[writer.next + kEntriesAhead], 1);
                     mine = tag << 32 | (writer.next + 1);
                 }
                 if (slots_[i].compare_exchange_strong(slot, mine, std::memory_order_acq_rel,
@@ -323,8 +327,9 @@ class WordTable {
     using Slot = std::uint64_t;
     using AtomicSlot = std::atomic<Slot>;
 
-    static constexpr std::size_t kLarge = std::size_t{1} << 16;         // slots, for several threads to grow
-    static constexpr std::size_t kIdsTaken = 512;                       // by a writer at a time
+    static constexpr std::size_t kLarge = std::size_t{1} << 16;  // slots, for several threads to grow
+    static constexpr std::size_t kIdsTaken = 512;                // by a writer at a time
+    static constexpr std::size_t kEntriesAhead = 8;
     static constexpr std::size_t kBlockEntries = std::size_t{1} << 16;  // of 2 MiB: a huge page
     static constexpr std::size_t kMaxIds = std::size_t{1} << 31;
 
