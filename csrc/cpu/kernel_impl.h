@@ -36,9 +36,8 @@ constexpr int kLineFloats = 16;                      // of a cache line; rows ar
 constexpr int kAheadStep = 2;                        // rows that are prefetched with one context
 constexpr int kAhead = 2;                            // centres between asking for a row and using it
 constexpr int kTouched = 16;                         // centres whose rows are touched at once
-constexpr int kTouchedLines = 2;                     // of a row, at most
-constexpr int kFarLines = 12;                        // the same, where a row is likely to be in memory
-constexpr int64_t kCachedBytes = int64_t{64} << 20;  // that is in a table beyond this size
+constexpr int64_t kCachedBytes = int64_t{64} << 20;  // a table beyond is for the most part in memory
+constexpr int kFarLines = 12;                        // of such a row are touched, at most; of others two
 
 // Calls task with the number of a tile's targets as a constant. (Nearly always a full tile: comparing one
 // number after the other is quicker than a jump by a table.)
@@ -488,7 +487,8 @@ class Trainer {
   public:
     Trainer(const Block& block, void* workspace)
         : block_(block),
-          touched_floats_(touched_floats(block)),
+          far_(block.vocabulary * block.stride * int64_t{sizeof(float)} > kCachedBytes),
+          far_floats_(at_most(kFarLines * int64_t{kLineFloats}, block.stride)),
           arena_(workspace),
           sampler_(block, arena_),
           // A context is used, once it has entered, in all the windows it stands in: about W + 1 of them.
@@ -654,11 +654,16 @@ class Trainer {
         }
         for (int centre = from; centre < end; ++centre) {
             float* const* const rows = rows_of(centre);
-            for (int i = 0; i < 2 + block_.negative; ++i) {
-                __builtin_prefetch(rows[i], 0, 2);
-                __builtin_prefetch(rows[i] + kLineFloats, 0, 2);
-                for (int64_t column = 2 * kLineFloats; column < touched_floats_; column += kLineFloats)
-                    __builtin_prefetch(rows[i] + column, 0, 2);
+            const int count = 2 + block_.negative;
+            if (far_) {
+                for (int i = 0; i < count; ++i)
+                    for (int64_t column = 0; column < far_floats_; column += kLineFloats)
+                        __builtin_prefetch(rows[i] + column, 0, 2);
+            } else {
+                for (int i = 0; i < count; ++i) {
+                    __builtin_prefetch(rows[i], 0, 2);
+                    __builtin_prefetch(rows[i] + kLineFloats, 0, 2);
+                }
             }
         }
     }
@@ -716,13 +721,9 @@ class Trainer {
         w_.ahead_count = (2 + block_.negative + kAheadStep - 1) / kAheadStep * kAheadStep;
     }
 
-    static int64_t touched_floats(const Block& block) {
-        const bool far = block.vocabulary * block.stride * int64_t{sizeof(float)} > kCachedBytes;
-        return at_most((far ? kFarLines : kTouchedLines) * int64_t{kLineFloats}, block.stride);
-    }
-
     const Block& block_;
-    const int64_t touched_floats_;  // of a row that is touched
+    const bool far_;            // the tables are too large for any cache
+    const int64_t far_floats_;  // of a row that are touched then
     Arena arena_;
     Sampler sampler_;
     Rows input_, output_;
