@@ -525,10 +525,12 @@ def test_tables_of_more_than_four_billion_numbers(kernel, tmp_path):
         assert (tmp_path / name).stat().st_blocks * 512 < 64 << 20
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64" or shutil.which("objdump") is None, reason="needs x86-64 and objdump")
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or shutil.which("objdump") is None, reason="needs x86-64 and objdump"
+)
 def test_rows_to_come_are_asked_for() -> None:
     """A function that does nothing but prefetch has no effects to a compiler, which may leave it out."""
     disassemble = ["objdump", "--disassemble", "--no-show-raw-insn", core.__file__]
     code = subprocess.run(disassemble, check=True, capture_output=True, text=True).stdout
-    # Into the second-level cache: both arrays of a copy that is due, and at least two lines of rows to come.
+    # Into the second-level cache: copies that are due, and at least two lines of rows to come.
     assert code.count("prefetcht1") >= len(("portable", "avx2", "avx512")) * (2 + 2)
