@@ -329,7 +329,7 @@ class WordTable {
 
     static constexpr std::size_t kLarge = std::size_t{1} << 16;  // slots, for several threads to grow
     static constexpr std::size_t kIdsTaken = 512;                // by a writer at a time
-    static constexpr std::size_t kEntriesAhead = 8;
+    static constexpr std::size_t kEntriesAhead = 8;  // between one that is written and one fetched
     static constexpr std::size_t kBlockEntries = std::size_t{1} << 16;  // of 2 MiB: a huge page
     static constexpr std::size_t kMaxIds = std::size_t{1} << 31;
 
