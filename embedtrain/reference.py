@@ -23,6 +23,8 @@ Array = npt.NDArray[Any]
 
 # Contexts of a window that are trained at once.
 GROUP = 16
+# Positions that have the same noise words differ in these bits.
+SHARED_NOISE = 3 << 7
 # What a draw is for; part of its counter.
 TOKEN, NEGATIVE, INITIAL = 0, 1, 2
 
@@ -69,9 +71,13 @@ def noise_probabilities(counts: Array, exponent: float) -> Array:
 
 
 def noise_words(seed: int, epoch: int, positions: Array, negative: int, table: Array) -> Array:
-    """Draw K noise words for each position, int64 (n, K), from an alias table, uint32 (V, 2)."""
+    """Draw K noise words for each position, int64 (n, K), from an alias table, uint32 (V, 2).
+
+    Four positions, 128 apart, have the same.
+    """
     size = np.uint64(len(table))
     words = np.empty((len(positions), negative), dtype=np.int64)
+    positions = np.asarray(positions, dtype=np.uint64) & ~np.uint64(SHARED_NOISE)
     for k in range(negative):
         bits = draw(seed, epoch, positions, NEGATIVE, k // 2).astype(np.uint64)
         high, low = bits[:, 2 * (k % 2)], bits[:, 2 * (k % 2) + 1]

@@ -11,13 +11,14 @@
 namespace embedtrain {
 namespace {
 
-// Tokens per batch: large enough to fill the vectors and hide the ends, small enough to stay in the
-// first-level cache.
-constexpr int kBatchTokens = 512;
+// Tokens per batch: those that share noise words; large enough to fill the vectors and hide the ends, small
+// enough to stay in the first-level cache.
+constexpr int kBatchTokens = kNoiseApart * kNoiseSharers;
 // Arrays are worked on in steps of so many elements, whole vectors for every instruction set.
 constexpr int kGroup = 16;  // contexts that are trained at once
 constexpr int kStep = 16;
 constexpr int kSlotStep = 8;  // the same for those of a single centre
+using Slots = int32_t __attribute__((vector_size(4 * kSlotStep)));
 constexpr int kDraws =
     static_cast<int>(sizeof(DrawVector) / sizeof(uint64_t));  // positions drawn for at once
 
@@ -26,6 +27,12 @@ constexpr int kDraws =
 using Words = IntegersOf<Vector>::type;
 using UnsignedWords = uint32_t __attribute__((vector_size(sizeof(Words))));
 constexpr int kWords = kLanes<Vector>;
+EMBEDTRAIN_INLINE int32_t any(Slots slots) {
+    uint64_t halves[sizeof slots / sizeof(uint64_t)], all = 0;
+    std::memcpy(halves, &slots, sizeof slots);
+    for (const uint64_t half : halves) all |= half;
+    return all != 0;
+}
 EMBEDTRAIN_INLINE Words load_words(const int32_t* p) {
     Words v;
     std::memcpy(&v, p, sizeof v);
@@ -129,7 +136,9 @@ class Sampler {
         keys_ = arena.take<RoundKeys>(1);
         points_ = arena.take<uint64_t>(2 * int64_t{kStep} * block.negative);
         slots = (1 + block.negative + kSlotStep) / kSlotStep * kSlotStep;
-        targets_ = arena.take<int32_t>((kBatchTokens + kStep) * int64_t{slots});
+        targets_ = arena.take<int32_t>(kBatchTokens * int64_t{slots});
+        noise_ = arena.take<int32_t>(kNoiseApart * int64_t{slots});
+        repeated_ = arena.take<int32_t>(kNoiseApart);
         duplicates = arena.take<int32_t>(capacity);
         bits_ = arena.take<uint32_t>(kBatchTokens + kStep);
         kept_ = arena.take<uint8_t>(kBatchTokens + kStep);
@@ -138,7 +147,6 @@ class Sampler {
 
     void seek(int64_t begin, int64_t end) {
         for (int i = 1; i <= lead_; ++i) word[-i] = -1;
-        for (int64_t i = 0; i < (kBatchTokens + kStep) * int64_t{slots}; ++i) targets_[i] = 0;
         keys_->fill(block_.seed);
         cursor_ = begin;
         end_ = end;
@@ -150,7 +158,7 @@ class Sampler {
         sentence_ = low;
     }
 
-    // A centre, its noise words, and zeros, at least one.
+    // A centre, its noise words, and other words, at least one.
     const int32_t* targets(int centre) const { return targets_ + int64_t{centre - first} * slots; }
     const int32_t* negatives(int centre) const { return targets(centre) + 1; }
 
@@ -161,7 +169,8 @@ class Sampler {
     // centres.
     bool next() {
         if (cursor_ >= end_) return false;
-        const int64_t begin = cursor_, end = at_most(end_, cursor_ + kBatchTokens);
+        const int64_t begin = cursor_, in_batch = (block_.first_position + begin) % kBatchTokens;
+        const int64_t end = at_most(end_, begin + kBatchTokens - in_batch);
         check(block_.ids + begin, end - begin);
         if (invalid) return false;
         draw_tokens(begin, end);
@@ -182,7 +191,8 @@ class Sampler {
             sentence_start = last;
         }
         mark_repeats();
-        draw_negatives();
+        draw_negatives(begin);
+        list_targets();
         cursor_ = end;
         return !invalid;
     }
@@ -228,7 +238,7 @@ class Sampler {
     void draw_tokens(int64_t begin, int64_t end) {
         const int64_t count = end - begin;
         const uint32_t epoch = block_.epoch;
-        DrawVector position = load_positions(nullptr, begin);
+        DrawVector position = positions_from(block_.first_position + begin);
         for (int64_t i = 0; i < count; i += kDraws, position += kDraws) {
             const Draws draws = draw_many(*keys_, epoch, position, purpose_word(kToken));
             store_low(draws.lane[0], bits_ + i);
@@ -247,13 +257,11 @@ class Sampler {
         for (int64_t i = 0; i < count; ++i) widths[i] = !shrink || widths[i] > widest ? widest : widths[i];
     }
 
-    // Of tokens, or from a first one on, in the corpus.
-    DrawVector load_positions(const int64_t* tokens, int64_t first_token) const {
-        DrawVector position;
-        for (int i = 0; i < kDraws; ++i)
-            position[i] =
-                static_cast<uint64_t>(block_.first_position + (tokens ? tokens[i] : first_token + i));
-        return position;
+    // In the corpus, from a first one on.
+    static DrawVector positions_from(int64_t at) {
+        DrawVector positions;
+        for (int i = 0; i < kDraws; ++i) positions[i] = static_cast<uint64_t>(at + i);
+        return positions;
     }
 
     bool keeps(int64_t token) {
@@ -300,20 +308,19 @@ class Sampler {
         }
     }
 
-    // For kStep centres at a time, where in the noise table they look, and then the words of the kStep
-    // before: so the columns are on their way for a while before they are read.
-    void draw_negatives() {
-        const int negative = block_.negative, end = last, width = slots;
-        const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary);
+    // The noise of the batch. For kStep sets of noise words at a time, where in the noise table they look, and
+    // then the words of the kStep before: so the columns are on their way for a while before they are read.
+    void draw_negatives(int64_t begin) {
+        const int64_t at = block_.first_position + begin, start = at - at % kBatchTokens;
+        const int negative = block_.negative, width = slots;
         const NoiseColumn* const columns = block_.noise;
         int32_t* const drawn = drawn_;
         UnsignedWords most = {};
-        if (first < end) draw_points(first);
-        for (int i = first; i < end; i += kStep) {
-            if (i + kStep < end) draw_points(i + kStep);
+        draw_points(start, 0);
+        for (int i = 0; i < kNoiseApart; i += kStep) {
+            if (i + kStep < kNoiseApart) draw_points(start, i + kStep);
             const uint64_t* const points = points_of(i);
-            int32_t* const own = targets_ + int64_t{i - first} * width;
-            for (int j = 0; j < kStep; ++j) own[j * width] = word[i + j];
+            int32_t* const own = noise_ + i * width;
             for (int k = 0; k < negative; ++k) {
                 int32_t *const out = drawn + k * kStep, *const slot = own + 1 + k;
                 const uint64_t* const at = points + k * kStep;
@@ -321,36 +328,60 @@ class Sampler {
                 for (int j = 0; j < kStep; ++j)
                     out[j] = slot[j * width] = static_cast<int32_t>(noise_word(at[j], columns));
             }
+            for (int j = 0; j < kStep; ++j) own[j * width] = -1;
+            for (int k = 1 + negative; k < width; ++k)
+                for (int j = 0; j < kStep; ++j) own[j * width + k] = drawn[j];
             for (int j = 0; j < kStep; j += kWords) {
                 Words found = {};
                 for (int k = 0; k < negative; ++k) {
                     const Words noise = load_words(drawn + k * kStep + j);
                     const UnsignedWords number = reinterpret_cast<UnsignedWords>(noise);
                     most = number > most ? number : most;
-                    found |= noise == load_words(word + i + j);
                     for (int other = 0; other < k; ++other)
                         found |= noise == load_words(drawn + other * kStep + j);
                 }
-                std::memcpy(duplicates + i + j, &found, sizeof found);
+                std::memcpy(repeated_ + i + j, &found, sizeof found);
             }
         }
+        const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary);
         for (int j = 0; j < kWords; ++j) invalid |= most[j] >= vocabulary;
     }
 
-    // Where in the noise table the kStep centres from `centre` on look (negative, kStep), until two steps
-    // later.
-    uint64_t* points_of(int centre) const {
-        return points_ + (centre - first) / kStep % 2 * (int64_t{kStep} * block_.negative);
+    // Gives each centre its noise.
+    void list_targets() {
+        const int width = slots, end = last;
+        const int64_t first_position = block_.first_position;
+        const int64_t* const positions = position;
+        const int32_t *const words = word, *const noise = noise_, *const repeated = repeated_;
+        int32_t *own = targets_, *const same = duplicates;
+        for (int i = first; i < end; ++i, own += width) {
+            const int64_t set = (first_position + positions[i]) % kNoiseApart;
+            const int32_t centre = words[i];
+            Slots found = {};
+            for (int k = 0; k < width; k += kSlotStep) {
+                Slots some;
+                std::memcpy(&some, noise + set * width + k, sizeof some);
+                std::memcpy(own + k, &some, sizeof some);
+                found |= some == Slots{} + centre;
+            }
+            own[0] = centre;
+            same[i] = repeated[set] | any(found);
+        }
     }
 
-    void draw_points(int centre) {
-        uint64_t* const points = points_of(centre);
+    // Where in the noise table the kStep sets from `set` on look (negative, kStep), until two steps later.
+    uint64_t* points_of(int set) const {
+        return points_ + set / kStep % 2 * (int64_t{kStep} * block_.negative);
+    }
+
+    void draw_points(int64_t start, int set) {
+        uint64_t* const points = points_of(set);
         const int negative = block_.negative;
         const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary), epoch = block_.epoch;
         const NoiseColumn* const columns = block_.noise;
         const RoundKeys& keys = *keys_;
         for (int i = 0; i < kStep; i += kDraws) {
-            const DrawVector at = load_positions(position + centre + i, 0);
+            const DrawVector at = positions_from(start + set + i);
             for (int k = 0; k < negative; k += 2) {
                 const uint32_t purpose = purpose_word(kNegative, static_cast<uint32_t>(k / 2));
                 const Draws draws = draw_many(keys, epoch, at, purpose);
@@ -370,7 +401,9 @@ class Sampler {
     int lead_, reach_;
     uint32_t* bits_;  // by token of the batch: decides whether it is kept
     int64_t cursor_ = 0, end_ = 0, sentence_ = 0;
-    int32_t* targets_;  // (kBatchTokens + kStep, slots) of the centres, from the first on
+    int32_t* targets_;  // (kBatchTokens, slots) of the centres, from the first on
+    int32_t* noise_;     // (kNoiseApart, slots) sets of noise words: -1, the words, and the first of them again
+    int32_t* repeated_;  // (kNoiseApart) not zero: they are not all different
     RoundKeys* keys_;
     uint64_t* points_;      // (2, negative, kStep) columns and coins
     int32_t* drawn_;        // (negative, kStep) noise words
