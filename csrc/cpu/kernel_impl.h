@@ -35,7 +35,7 @@ constexpr int kPairNumbers = kPairRows * kPairLanes;
 constexpr int kLineFloats = 16;                      // of a cache line; rows are padded to a multiple
 constexpr int kAheadStep = 2;                        // rows that are prefetched with one context
 constexpr int kAhead = 2;                            // centres between asking for a row and using it
-constexpr int kTouched = 16;                         // centres whose rows are touched at once
+constexpr int kTouched = 32;                         // centres whose rows are touched at once
 constexpr int64_t kCachedBytes = int64_t{64} << 20;  // a table beyond is for the most part in memory
 constexpr int kFarLines = 12;                        // of such a row are touched, at most; of others two
 
@@ -655,12 +655,14 @@ class Trainer {
         for (int centre = from; centre < end; ++centre) {
             float* const* const rows = rows_of(centre);
             const int count = 2 + block_.negative;
+            // Those of noise were touched for the first centre that has it, unless that was left out.
+            const int step = sampler_.brings_noise(centre) ? 1 : 1 + block_.negative;
             if (far_) {
-                for (int i = 0; i < count; ++i)
+                for (int i = 0; i < count; i += step)
                     for (int64_t column = 0; column < far_floats_; column += kLineFloats)
                         __builtin_prefetch(rows[i] + column, 0, 2);
             } else {
-                for (int i = 0; i < count; ++i) {
+                for (int i = 0; i < count; i += step) {
                     __builtin_prefetch(rows[i], 0, 2);
                     __builtin_prefetch(rows[i] + kLineFloats, 0, 2);
                 }

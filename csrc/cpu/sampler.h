@@ -162,6 +162,11 @@ class Sampler {
     const int32_t* targets(int centre) const { return targets_ + int64_t{centre - first} * slots; }
     const int32_t* negatives(int centre) const { return targets(centre) + 1; }
 
+    // It is the first of the positions that share its noise words.
+    bool brings_noise(int centre) const {
+        return (block_.first_position + position[centre]) % kBatchTokens < kNoiseApart;
+    }
+
     // A token or a noise word is not in the vocabulary: nothing may be looked up by it.
     bool invalid = false;
 
