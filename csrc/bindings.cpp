@@ -238,6 +238,7 @@ void fill_block(TrainingBlock& block, const py::kwargs& k) {
     block.epoch = k["epoch"].cast<uint32_t>();
     block.window = k["window"].cast<int>();
     block.negative = k["negative"].cast<int>();
+    block.noise_sharers = k["noise_sharers"].cast<int>();
     block.shrink_window = k["shrink_window"].cast<bool>();
     block.alpha = k["alpha"].cast<double>();
     block.alpha_step = k["alpha_step"].cast<double>();
@@ -521,6 +522,7 @@ void bind_vectors(py::module_& m) {
 PYBIND11_MODULE(_native, m) {
     m.doc() = "The native core of embedtrain. Use it through embedtrain.ops.";
     m.attr("version") = EMBEDTRAIN_VERSION;
+    m.attr("MOST_NOISE_SHARERS") = kMostNoiseSharers;
     bind_corpus(m);
     bind_sampling(m);
     bind_cpu(m);

@@ -10,6 +10,7 @@ Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 
 version: str
+MOST_NOISE_SHARERS: int
 cuda_toolkit: str | None
 
 def cuda_report() -> dict[str, Any]: ...

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from embedtrain.native import core
+from embedtrain.touches import contexts_per_centre
 
 _library: Any = torch.library.Library("embedtrain", "DEF")  # type: ignore[no-untyped-call]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -44,6 +45,8 @@ def _fake(name: str) -> Callable[[_Function], _Function]:
     return cast("Callable[[_Function], _Function]", torch.library.register_fake(f"embedtrain::{name}", lib=_library))
 
 
+# Of those that share noise words: more costs quality (docs/kernel.md).
+_MOST_SHARED_RATE = 0.75
 _LINE = 16  # floats to a cache line of 64 bytes: rows start on one
 
 
@@ -220,6 +223,8 @@ def _(counts: Tensor, sample: float) -> Tensor:
 @_operator()
 def draw_negatives(noise: Tensor, first_position: int, n: int, negative: int, epoch: int, seed: int) -> Tensor:
     """Return the noise words of n positions, int32 (n, K), as training draws them.
+
+    In training, up to four positions share those of the first (docs/kernel.md).
 
     :param noise: the result of :func:`alias_table`.
     """
@@ -508,12 +513,26 @@ def training_settings(
         "seed": seed,
         "window": window,
         "negative": negative,
+        "noise_sharers": _noise_sharers(alpha * contexts_per_centre(window, shrink_window)),
         "shrink_window": shrink_window,
         "alpha": alpha,
         "alpha_step": (alpha - min_alpha) / (epochs * corpus_size),
         "min_alpha": min_alpha,
         "corpus_size": corpus_size,
     }
+
+
+def _noise_sharers(rate: float) -> int:
+    """Return how many centres have the same noise words.
+
+    A noise word is moved by all their contexts, at places of the corpus that are near each other; how far, is bounded.
+
+    :param rate: the learning rate at the start, summed over the contexts of a centre.
+    """
+    sharers: int = core.MOST_NOISE_SHARERS
+    while sharers > 1 and sharers * rate > _MOST_SHARED_RATE:
+        sharers //= 2
+    return sharers
 
 
 def paced(settings: dict[str, Any], step: int, progress: int, pace: int) -> dict[str, Any]:

@@ -23,8 +23,8 @@ Array = npt.NDArray[Any]
 
 # Contexts of a window that are trained at once.
 GROUP = 16
-# Positions that have the same noise words differ in these bits.
-SHARED_NOISE = 3 << 7
+# Positions that are a multiple of this from each other share noise words, so many of them.
+NOISE_APART, MOST_NOISE_SHARERS = 128, 4
 # What a draw is for; part of its counter.
 TOKEN, NEGATIVE, INITIAL = 0, 1, 2
 
@@ -71,13 +71,9 @@ def noise_probabilities(counts: Array, exponent: float) -> Array:
 
 
 def noise_words(seed: int, epoch: int, positions: Array, negative: int, table: Array) -> Array:
-    """Draw K noise words for each position, int64 (n, K), from an alias table, uint32 (V, 2).
-
-    Four positions, 128 apart, have the same.
-    """
+    """Draw K noise words for each position, int64 (n, K), from an alias table, uint32 (V, 2)."""
     size = np.uint64(len(table))
     words = np.empty((len(positions), negative), dtype=np.int64)
-    positions = np.asarray(positions, dtype=np.uint64) & ~np.uint64(SHARED_NOISE)
     for k in range(negative):
         bits = draw(seed, epoch, positions, NEGATIVE, k // 2).astype(np.uint64)
         high, low = bits[:, 2 * (k % 2)], bits[:, 2 * (k % 2) + 1]
@@ -86,6 +82,19 @@ def noise_words(seed: int, epoch: int, positions: Array, negative: int, table: A
         threshold, alias = table[column.astype(np.int64)].T
         words[:, k] = np.where(coin <= threshold, column, alias)
     return words
+
+
+def noise_positions(positions: Array, alpha: float, window: int, shrink_window: bool) -> Array:
+    """Return whose noise words each position has: those of the first that shares them.
+
+    How many share is bounded by the learning rate at the start, over all of them and their contexts.
+    """
+    contexts, sharers = window + 1 if shrink_window else 2 * window, MOST_NOISE_SHARERS
+    while sharers > 1 and sharers * alpha * contexts > 0.75:
+        sharers //= 2
+    block = NOISE_APART * sharers
+    first: Array = positions - positions % block + positions % NOISE_APART
+    return first
 
 
 def initial_weights(rows: int, dim: int, seed: int) -> Array:
@@ -135,7 +144,8 @@ def windows(
     widths = np.full(len(ids), window)
     if shrink_window:
         widths = 1 + (bits[:, 1].astype(np.uint64) * np.uint64(window) >> np.uint64(32)).astype(np.int64)
-    negatives = noise_words(seed, epoch, positions, negative, noise)
+    sharing = noise_positions(positions, alpha, window, shrink_window)
+    negatives = noise_words(seed, epoch, sharing, negative, noise)
     step = (alpha - min_alpha) / (epochs * corpus_size)
     for begin, end in itertools.pairwise(offsets):
         # Subsampling comes first: windows reach over the gaps.

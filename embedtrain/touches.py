@@ -22,8 +22,12 @@ def touches_per_centre(
     drawn = own.clone()
     drawn.index_add_(0, noise[:, 1].long().clamp(0, len(noise) - 1), 1 - own)
     drawn /= len(noise)
-    contexts = window + 1 if shrink_window else 2 * window
-    return contexts * kept, kept + negative * drawn
+    return contexts_per_centre(window, shrink_window) * kept, kept + negative * drawn
+
+
+def contexts_per_centre(window: int, shrink_window: bool) -> int:
+    """Return the mean number of contexts in a long sentence."""
+    return window + 1 if shrink_window else 2 * window
 
 
 def kept_share(counts: Tensor, keep: Tensor) -> float:

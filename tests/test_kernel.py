@@ -335,6 +335,23 @@ def test_a_block_may_be_a_slice_of_the_corpus(case, cuts):
     assert_same_windows(joined(parts), flat(case.reference_windows(1), case.negative))
 
 
+@pytest.mark.parametrize(
+    ("alpha", "window", "shrink_window", "sharers"),
+    [(0.025, 5, True, 4), (0.0, 50, True, 4), (0.025, 5, False, 2), (0.025, 10, True, 2), (0.05, 10, True, 1)],
+)
+def test_centres_far_apart_share_their_noise(kernel, alpha, window, shrink_window, sharers):
+    """As many as the learning rate allows; the others have noise of their own."""
+    case = Case(
+        tokens=4096, longest=4096, sample=0.0, vocabulary=9000, alpha=alpha, window=window, shrink_window=shrink_window
+    )
+    centres, _, _, negatives, _ = case.native_windows(0, 0, case.tokens)
+    first_of = centres // (128 * sharers) * (128 * sharers) + centres % 128
+    sets = {}
+    for first, noise in zip(first_of.tolist(), negatives.tolist(), strict=True):
+        assert sets.setdefault(first, noise) == noise
+    assert len(set(map(tuple, sets.values()))) == len(sets) == pytest.approx(4096 / sharers, rel=0.01)
+
+
 @pytest.mark.parametrize("first_position", [2**32 - 300, 2**33 + 7, 2**50])
 def test_positions_beyond_32_bits(kernel, first_position):
     case = Case(tokens=700, longest=700, vocabulary=20, sample=0.01)
@@ -355,7 +372,8 @@ def test_positions_beyond_32_bits(kernel, first_position):
     assert np.array_equal(contexts, np.concatenate(around))
     assert np.array_equal(offsets.diff(), [len(each) for each in around])
     noise = case.noise.numpy().view(np.uint32)
-    assert np.array_equal(negatives, reference.noise_words(case.seed, epoch, kept, case.negative, noise))
+    sharing = reference.noise_positions(kept, case.alpha, case.window, shrink_window=True)
+    assert np.array_equal(negatives, reference.noise_words(case.seed, epoch, sharing, case.negative, noise))
     share = (epoch * size + kept) / (4 * size)
     assert np.allclose(rates, case.alpha + (case.min_alpha - case.alpha) * share, rtol=2.0**-23, atol=0)
 

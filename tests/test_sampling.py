@@ -23,13 +23,6 @@ epochs = st.integers(0, 2**32 - 1)
 # Around the places where the two halves of a position carry, and anywhere.
 positions = st.one_of(st.integers(0, 2**62), st.integers(2**32 - 50, 2**32 + 50), st.integers(0, 100))
 P_VALUE = 1e-3
-# Of a block of positions, so many share their noise words, so far apart; a test of chances takes the first of them.
-SHARERS, APART = 4, 128
-BLOCK = SHARERS * APART
-
-
-def drawn_first(n):
-    return np.arange(n) % BLOCK < APART
 
 
 def zipf(size, occurrences_of_first=10**8):
@@ -164,8 +157,7 @@ def test_words_that_never_occur_are_no_noise(exponent):
 @pytest.mark.parametrize("size", [2, 10, 1000, 50_000, 5_000_000])
 def test_noise_words_follow_the_distribution(size):
     counts = zipf(size)
-    first = 10**10 // BLOCK * BLOCK
-    drawn = draws.draw_negatives(alias_table(counts), first, 1_600_000, 5, 3, 11).numpy()[drawn_first(1_600_000)]
+    drawn = draws.draw_negatives(alias_table(counts), 10**10, 400_000, 5, 3, 11).numpy()
     # Neighbouring words are put together until about 500 draws are due; a most frequent word stands alone.
     expected = reference.noise_probabilities(counts, 0.75) * drawn.size
     group = (np.cumsum(expected) - expected / 2) // 500
@@ -176,14 +168,6 @@ def test_noise_words_follow_the_distribution(size):
     for k in range(5):
         observed = np.bincount(group[drawn[:, k]], minlength=group.max() + 1)
         assert stats.chisquare(observed, np.bincount(group, weights=expected) / 5).pvalue > P_VALUE
-
-
-@given(first=positions, k=st.integers(1, 9))
-def test_positions_far_apart_share_their_noise(first, k):
-    drawn = draws.draw_negatives(alias_table(zipf(50_000)), first // BLOCK * BLOCK, BLOCK, k, 0, 1)
-    sets = drawn.reshape(SHARERS, APART, k)
-    assert (sets == sets[0]).all()
-    assert len(sets[0].unique(dim=0)) > APART / 2  # one another's sets are their own
 
 
 def test_the_only_word_is_the_noise():
@@ -251,7 +235,7 @@ def independent(a, b):
     return stats.chi2_contingency(table).pvalue
 
 
-N = 800_000
+N = 200_000
 
 
 def tokens(seed=3, epoch=0, first=0, threshold=2**31 - 1):
@@ -265,21 +249,19 @@ def negatives(seed=3, epoch=0, first=0):
     return draws.draw_negatives(alias_table(zipf(8, 100)), first, N, 5, epoch, seed).numpy()
 
 
-@pytest.mark.parametrize("lag", [1, 2, 15, 16, 127, 129, 512])
+@pytest.mark.parametrize("lag", [1, 2, 15, 16, 512])
 def test_neighbouring_positions_are_independent(lag):
     kept, widths = tokens()
-    for series in (kept, widths):
+    noise = negatives()
+    for series in (kept, widths, noise[:, 0], noise[:, 1], noise[:, 4]):
         assert independent(series[:-lag], series[lag:]) > P_VALUE
-    noise, own = negatives(), drawn_first(N)[:-lag]
-    for k, other in [(0, 0), (1, 1), (4, 4), (4, 0)]:
-        assert independent(noise[:-lag, k][own], noise[lag:, other][own]) > P_VALUE
+    assert independent(noise[:-lag, 4], noise[lag:, 0]) > P_VALUE
 
 
 def test_purposes_and_lanes_are_independent():
     kept, widths = tokens()
+    noise = negatives()
     assert independent(kept, widths) > P_VALUE
-    own = drawn_first(N)
-    kept, widths, noise = kept[own], widths[own], negatives()[own]
     for k in range(5):
         assert independent(kept, noise[:, k]) > P_VALUE
         assert independent(widths, noise[:, k]) > P_VALUE
@@ -291,8 +273,7 @@ def test_purposes_and_lanes_are_independent():
 def test_seeds_epochs_and_far_positions_are_independent(change):
     for a, b in zip(tokens(), tokens(**change), strict=True):
         assert independent(a, b) > P_VALUE
-    own = drawn_first(N)
-    noise, other = negatives()[own], negatives(**change)[own]
+    noise, other = negatives(), negatives(**change)
     for k in range(5):
         assert independent(noise[:, k], other[:, k]) > P_VALUE
 

@@ -13,7 +13,7 @@ namespace {
 
 // Tokens per batch: those that share noise words; large enough to fill the vectors and hide the ends, small
 // enough to stay in the first-level cache.
-constexpr int kBatchTokens = kNoiseApart * kNoiseSharers;
+constexpr int kBatchTokens = kNoiseApart * kMostNoiseSharers;
 // Arrays are worked on in steps of so many elements, whole vectors for every instruction set.
 constexpr int kGroup = 16;  // contexts that are trained at once
 constexpr int kStep = 16;
@@ -118,7 +118,7 @@ class Sampler {
     int64_t capacity;     // of the arrays
     int slots;            // of a centre's targets, a multiple of kSlotStep
 
-    Sampler(const Block& block, Arena& arena) : block_(block) {
+    Sampler(const Block& block, Arena& arena) : block_(block), sharers_(block.noise_sharers) {
         // No sentence gives more neighbours than it has.
         margin = static_cast<int>(at_most(block.window, block.longest_sentence));
         capacity = kBatchTokens + 2 * static_cast<int64_t>(margin) + 2 * kStep;
@@ -137,8 +137,8 @@ class Sampler {
         points_ = arena.take<uint64_t>(2 * int64_t{kStep} * block.negative);
         slots = (1 + block.negative + kSlotStep) / kSlotStep * kSlotStep;
         targets_ = arena.take<int32_t>(kBatchTokens * int64_t{slots});
-        noise_ = arena.take<int32_t>(kNoiseApart * int64_t{slots});
-        repeated_ = arena.take<int32_t>(kNoiseApart);
+        noise_ = arena.take<int32_t>(kBatchTokens / sharers_ * int64_t{slots});
+        repeated_ = arena.take<int32_t>(kBatchTokens / sharers_);
         duplicates = arena.take<int32_t>(capacity);
         bits_ = arena.take<uint32_t>(kBatchTokens + kStep);
         kept_ = arena.take<uint8_t>(kBatchTokens + kStep);
@@ -164,7 +164,8 @@ class Sampler {
 
     // It is the first of the positions that share its noise words.
     bool brings_noise(int centre) const {
-        return (block_.first_position + position[centre]) % kBatchTokens < kNoiseApart;
+        const uint64_t at = static_cast<uint64_t>(block_.first_position + position[centre]);
+        return noise_position(at, sharers_) == at;
     }
 
     // A token or a noise word is not in the vocabulary: nothing may be looked up by it.
@@ -196,7 +197,7 @@ class Sampler {
             sentence_start = last;
         }
         mark_repeats();
-        draw_negatives(begin);
+        draw_negatives(block_.first_position + begin - in_batch);
         list_targets();
         cursor_ = end;
         return !invalid;
@@ -313,17 +314,17 @@ class Sampler {
         }
     }
 
-    // The noise of the batch. For kStep sets of noise words at a time, where in the noise table they look, and
-    // then the words of the kStep before: so the columns are on their way for a while before they are read.
-    void draw_negatives(int64_t begin) {
-        const int64_t at = block_.first_position + begin, start = at - at % kBatchTokens;
-        const int negative = block_.negative, width = slots;
+    // The noise of the batch, whose first position is given. For kStep sets of noise words at a time, where
+    // in the noise table they look, and then the words of the kStep before: so the columns are on their way
+    // for a while before they are read.
+    void draw_negatives(int64_t start) {
+        const int sets = kBatchTokens / sharers_, negative = block_.negative, width = slots;
         const NoiseColumn* const columns = block_.noise;
         int32_t* const drawn = drawn_;
         UnsignedWords most = {};
         draw_points(start, 0);
-        for (int i = 0; i < kNoiseApart; i += kStep) {
-            if (i + kStep < kNoiseApart) draw_points(start, i + kStep);
+        for (int i = 0; i < sets; i += kStep) {
+            if (i + kStep < sets) draw_points(start, i + kStep);
             const uint64_t* const points = points_of(i);
             int32_t* const own = noise_ + i * width;
             for (int k = 0; k < negative; ++k) {
@@ -354,13 +355,14 @@ class Sampler {
 
     // Gives each centre its noise.
     void list_targets() {
-        const int width = slots, end = last;
+        const int width = slots, end = last, sharers = sharers_;
         const int64_t first_position = block_.first_position;
         const int64_t* const positions = position;
         const int32_t *const words = word, *const noise = noise_, *const repeated = repeated_;
         int32_t *own = targets_, *const same = duplicates;
         for (int i = first; i < end; ++i, own += width) {
-            const int64_t set = (first_position + positions[i]) % kNoiseApart;
+            const int64_t at = (first_position + positions[i]) % kBatchTokens;
+            const int64_t set = at / kNoiseApart / sharers * kNoiseApart + at % kNoiseApart;
             const int32_t centre = words[i];
             Slots found = {};
             for (int k = 0; k < width; k += kSlotStep) {
@@ -385,8 +387,9 @@ class Sampler {
         const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary), epoch = block_.epoch;
         const NoiseColumn* const columns = block_.noise;
         const RoundKeys& keys = *keys_;
+        const int64_t first_position = start + set / kNoiseApart * kNoiseApart * sharers_ + set % kNoiseApart;
         for (int i = 0; i < kStep; i += kDraws) {
-            const DrawVector at = positions_from(start + set + i);
+            const DrawVector at = positions_from(first_position + i);
             for (int k = 0; k < negative; k += 2) {
                 const uint32_t purpose = purpose_word(kNegative, static_cast<uint32_t>(k / 2));
                 const Draws draws = draw_many(keys, epoch, at, purpose);
@@ -403,12 +406,13 @@ class Sampler {
     }
 
     const Block& block_;
+    const int sharers_;  // centres that share noise words
     int lead_, reach_;
     uint32_t* bits_;  // by token of the batch: decides whether it is kept
     int64_t cursor_ = 0, end_ = 0, sentence_ = 0;
-    int32_t* targets_;  // (kBatchTokens, slots) of the centres, from the first on
-    int32_t* noise_;     // (kNoiseApart, slots) sets of noise words: -1, the words, and the first of them again
-    int32_t* repeated_;  // (kNoiseApart) not zero: they are not all different
+    int32_t* targets_;   // (kBatchTokens, slots) of the centres, from the first on
+    int32_t* noise_;     // (sets, slots) noise words: -1, the words, and the first of them again
+    int32_t* repeated_;  // (sets) not zero: they are not all different
     RoundKeys* keys_;
     uint64_t* points_;      // (2, negative, kStep) columns and coins
     int32_t* drawn_;        // (negative, kStep) noise words

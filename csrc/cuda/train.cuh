@@ -152,8 +152,9 @@ class Worker {
         const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary);
         uint32_t words[2] = {};
         if (2 * lane < block_.negative) {
-            const uint64_t position = noise_position(
-                static_cast<uint64_t>(block_.first_position + block_.begin + centre.at));
+            const uint64_t position =
+                noise_position(static_cast<uint64_t>(block_.first_position + block_.begin + centre.at),
+                               block_.noise_sharers);
             const Philox4 bits =
                 draw(block_.seed, block_.epoch, position, kNegative, static_cast<uint32_t>(lane));
             words[0] = noise_word(noise_point(bits.lane[0], bits.lane[1], vocabulary), block_.noise);

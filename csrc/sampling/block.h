@@ -24,6 +24,7 @@ struct TrainingBlock {
     uint32_t epoch;
     int window;
     int negative;
+    int noise_sharers;  // positions that have the same noise words: 1, 2 ... kMostNoiseSharers
     bool shrink_window;
     double alpha;         // learning rate at position 0 of epoch 0
     double alpha_step;    // what it loses per position

@@ -26,14 +26,14 @@ EMBEDTRAIN_HOST_DEVICE static inline uint32_t window_width(uint32_t bits, uint32
     return 1 + static_cast<uint32_t>((static_cast<uint64_t>(bits) * window) >> 32);
 }
 
-// Positions of a block that are so far apart have the same noise words, kNoiseSharers of them: their rows are
-// still in a cache then. No context is near enough to meet them twice. docs/kernel.md has what it brings and
-// that it costs no quality.
-constexpr int kNoiseApart = 128;
-constexpr int kNoiseSharers = 4;
-// The first of the positions that share the noise of this one.
-EMBEDTRAIN_HOST_DEVICE static inline uint64_t noise_position(uint64_t position) {
-    return position & ~uint64_t{kNoiseApart * (kNoiseSharers - 1)};
+// So many positions, kNoiseApart from each other, have the same noise words (embedtrain/ops.py says how
+// many): the rows of noise are few enough then to stay in a cache, and hardly any context meets the same
+// noise word again. docs/kernel.md has what that brings, and what it would cost to share more.
+constexpr int kNoiseApart = 128, kMostNoiseSharers = 4;
+
+// The first of the positions that have the noise of this one. sharers: a power of two.
+EMBEDTRAIN_HOST_DEVICE static inline uint64_t noise_position(uint64_t position, int sharers) {
+    return position & ~static_cast<uint64_t>((sharers - 1) * kNoiseApart);
 }
 
 // 64 random bits times V is a fixed-point number: its whole part is the column, its fraction the coin.

@@ -62,8 +62,8 @@ void draw_negatives(const NoiseColumn* table, int64_t vocabulary, uint64_t seed,
                     int64_t first_position, int64_t n, int negative, int32_t* negatives) {
     for (int64_t i = 0; i < n; ++i) {
         for (int k = 0; k < negative; ++k) {
-            const uint64_t position = noise_position(static_cast<uint64_t>(first_position + i));
-            const Philox4 bits = draw(seed, epoch, position, kNegative, k / 2);
+            const Philox4 bits =
+                draw(seed, epoch, static_cast<uint64_t>(first_position + i), kNegative, k / 2);
             const uint32_t* pair = bits.lane + (k & 1) * 2;
             negatives[i * negative + k] = static_cast<int32_t>(
                 noise_word(noise_point(pair[0], pair[1], static_cast<uint32_t>(vocabulary)), table));
