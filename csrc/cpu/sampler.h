@@ -355,14 +355,14 @@ class Sampler {
 
     // Gives each centre its noise.
     void list_targets() {
-        const int width = slots, end = last, sharers = sharers_;
+        const int width = slots, end = last, shift = __builtin_ctz(static_cast<unsigned>(sharers_));
         const int64_t first_position = block_.first_position;
         const int64_t* const positions = position;
         const int32_t *const words = word, *const noise = noise_, *const repeated = repeated_;
         int32_t *own = targets_, *const same = duplicates;
         for (int i = first; i < end; ++i, own += width) {
             const int64_t at = (first_position + positions[i]) % kBatchTokens;
-            const int64_t set = at / kNoiseApart / sharers * kNoiseApart + at % kNoiseApart;
+            const int64_t set = (at / kNoiseApart >> shift) * kNoiseApart + at % kNoiseApart;
             const int32_t centre = words[i];
             Slots found = {};
             for (int k = 0; k < width; k += kSlotStep) {
