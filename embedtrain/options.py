@@ -35,7 +35,7 @@ class Options:
     window: int = 5
     """Words to each side of the centre that may be its context (W), at least 1."""
     negative: int = 5
-    """Noise words drawn per centre (K), at least 1; shared by the contexts of its window."""
+    """Noise words per centre (K), at least 1; shared by its contexts, and with up to three centres far away."""
     min_count: int = 5
     """Words seen less often than this, in occurrences, are left out."""
     max_vocab: int | None = None

@@ -162,7 +162,7 @@ class Sampler {
     const int32_t* targets(int centre) const { return targets_ + int64_t{centre - first} * slots; }
     const int32_t* negatives(int centre) const { return targets(centre) + 1; }
 
-    // It is the first of the positions that share its noise words.
+    // It is at the first of the positions that share its noise words.
     bool brings_noise(int centre) const {
         const uint64_t at = static_cast<uint64_t>(block_.first_position + position[centre]);
         return noise_position(at, sharers_) == at;
