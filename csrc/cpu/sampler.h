@@ -18,21 +18,22 @@ constexpr int kBatchTokens = kNoiseApart * kMostNoiseSharers;
 constexpr int kGroup = 16;  // contexts that are trained at once
 constexpr int kStep = 16;
 constexpr int kSlotStep = 8;  // the same for those of a single centre
-using Slots = int32_t __attribute__((vector_size(4 * kSlotStep)));
 constexpr int kDraws =
     static_cast<int>(sizeof(DrawVector) / sizeof(uint64_t));  // positions drawn for at once
 
-// Some elements as one vector of the instruction set (GCC takes larger ones apart to compare them), wherever
-// they are. kStep is a multiple of their number.
-using Words = IntegersOf<Vector>::type;
-using UnsignedWords = uint32_t __attribute__((vector_size(sizeof(Words))));
-constexpr int kWords = kLanes<Vector>;
+using Slots = int32_t __attribute__((vector_size(4 * kSlotStep)));
 EMBEDTRAIN_INLINE int32_t any(Slots slots) {
     uint64_t halves[sizeof slots / sizeof(uint64_t)], all = 0;
     std::memcpy(halves, &slots, sizeof slots);
     for (const uint64_t half : halves) all |= half;
     return all != 0;
 }
+
+// Some elements as one vector of the instruction set (GCC takes larger ones apart to compare them), wherever
+// they are. kStep is a multiple of their number.
+using Words = IntegersOf<Vector>::type;
+using UnsignedWords = uint32_t __attribute__((vector_size(sizeof(Words))));
+constexpr int kWords = kLanes<Vector>;
 EMBEDTRAIN_INLINE Words load_words(const int32_t* p) {
     Words v;
     std::memcpy(&v, p, sizeof v);
@@ -118,7 +119,7 @@ class Sampler {
     int64_t capacity;     // of the arrays
     int slots;            // of a centre's targets, a multiple of kSlotStep
 
-    Sampler(const Block& block, Arena& arena) : block_(block), sharers_(block.noise_sharers) {
+    Sampler(const Block& block, Arena& arena) : block_(block) {
         // No sentence gives more neighbours than it has.
         margin = static_cast<int>(at_most(block.window, block.longest_sentence));
         capacity = kBatchTokens + 2 * static_cast<int64_t>(margin) + 2 * kStep;
@@ -137,8 +138,8 @@ class Sampler {
         points_ = arena.take<uint64_t>(2 * int64_t{kStep} * block.negative);
         slots = (1 + block.negative + kSlotStep) / kSlotStep * kSlotStep;
         targets_ = arena.take<int32_t>(kBatchTokens * int64_t{slots});
-        noise_ = arena.take<int32_t>(kBatchTokens / sharers_ * int64_t{slots});
-        repeated_ = arena.take<int32_t>(kBatchTokens / sharers_);
+        noise_ = arena.take<int32_t>(kBatchTokens * int64_t{slots});
+        repeated_ = arena.take<int32_t>(kBatchTokens);
         duplicates = arena.take<int32_t>(capacity);
         bits_ = arena.take<uint32_t>(kBatchTokens + kStep);
         kept_ = arena.take<uint8_t>(kBatchTokens + kStep);
@@ -165,7 +166,7 @@ class Sampler {
     // It is at the first of the positions that share its noise words.
     bool brings_noise(int centre) const {
         const uint64_t at = static_cast<uint64_t>(block_.first_position + position[centre]);
-        return noise_position(at, sharers_) == at;
+        return noise_position(at, block_.noise_sharers) == at;
     }
 
     // A token or a noise word is not in the vocabulary: nothing may be looked up by it.
@@ -197,7 +198,8 @@ class Sampler {
             sentence_start = last;
         }
         mark_repeats();
-        draw_negatives(block_.first_position + begin - in_batch);
+        for (int set = 0; set < kBatchTokens; set += kNoiseApart * block_.noise_sharers)
+            draw_negatives(block_.first_position + begin - in_batch, set);
         list_targets();
         cursor_ = end;
         return !invalid;
@@ -314,17 +316,17 @@ class Sampler {
         }
     }
 
-    // The noise of the batch, whose first position is given. For kStep sets of noise words at a time, where
-    // in the noise table they look, and then the words of the kStep before: so the columns are on their way
-    // for a while before they are read.
-    void draw_negatives(int64_t start) {
-        const int sets = kBatchTokens / sharers_, negative = block_.negative, width = slots;
+    // kNoiseApart sets of noise words, from `first_set` on, for the batch that starts at a position. For
+    // kStep sets at a time, where in the noise table they look, and then the words of the kStep before: so
+    // the columns are on their way for a while before they are read.
+    void draw_negatives(int64_t start, int first_set) {
+        const int end = first_set + kNoiseApart, negative = block_.negative, width = slots;
         const NoiseColumn* const columns = block_.noise;
         int32_t* const drawn = drawn_;
         UnsignedWords most = {};
-        draw_points(start, 0);
-        for (int i = 0; i < sets; i += kStep) {
-            if (i + kStep < sets) draw_points(start, i + kStep);
+        draw_points(start, first_set);
+        for (int i = first_set; i < end; i += kStep) {
+            if (i + kStep < end) draw_points(start, i + kStep);
             const uint64_t* const points = points_of(i);
             int32_t* const own = noise_ + i * width;
             for (int k = 0; k < negative; ++k) {
@@ -355,14 +357,14 @@ class Sampler {
 
     // Gives each centre its noise.
     void list_targets() {
-        const int width = slots, end = last, shift = __builtin_ctz(static_cast<unsigned>(sharers_));
+        const int width = slots, end = last, sharers = block_.noise_sharers;
         const int64_t first_position = block_.first_position;
         const int64_t* const positions = position;
         const int32_t *const words = word, *const noise = noise_, *const repeated = repeated_;
         int32_t *own = targets_, *const same = duplicates;
         for (int i = first; i < end; ++i, own += width) {
-            const int64_t at = (first_position + positions[i]) % kBatchTokens;
-            const int64_t set = (at / kNoiseApart >> shift) * kNoiseApart + at % kNoiseApart;
+            const uint64_t at = static_cast<uint64_t>(first_position + positions[i]);
+            const int64_t set = static_cast<int64_t>(noise_position(at, sharers) % kBatchTokens);
             const int32_t centre = words[i];
             Slots found = {};
             for (int k = 0; k < width; k += kSlotStep) {
@@ -387,9 +389,8 @@ class Sampler {
         const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary), epoch = block_.epoch;
         const NoiseColumn* const columns = block_.noise;
         const RoundKeys& keys = *keys_;
-        const int64_t first_position = start + set / kNoiseApart * kNoiseApart * sharers_ + set % kNoiseApart;
         for (int i = 0; i < kStep; i += kDraws) {
-            const DrawVector at = positions_from(first_position + i);
+            const DrawVector at = positions_from(start + set + i);
             for (int k = 0; k < negative; k += 2) {
                 const uint32_t purpose = purpose_word(kNegative, static_cast<uint32_t>(k / 2));
                 const Draws draws = draw_many(keys, epoch, at, purpose);
@@ -406,13 +407,14 @@ class Sampler {
     }
 
     const Block& block_;
-    const int sharers_;  // centres that share noise words
     int lead_, reach_;
     uint32_t* bits_;  // by token of the batch: decides whether it is kept
     int64_t cursor_ = 0, end_ = 0, sentence_ = 0;
-    int32_t* targets_;   // (kBatchTokens, slots) of the centres, from the first on
-    int32_t* noise_;     // (sets, slots) noise words: -1, the words, and the first of them again
-    int32_t* repeated_;  // (sets) not zero: they are not all different
+    int32_t* targets_;  // (kBatchTokens, slots) of the centres, from the first on
+    // (kBatchTokens, slots) the sets of noise words, each where the first position stands that has it: -1,
+    // the words, and the first of them again.
+    int32_t* noise_;
+    int32_t* repeated_;  // (kBatchTokens) not zero: the words of the set are not all different
     RoundKeys* keys_;
     uint64_t* points_;      // (2, negative, kStep) columns and coins
     int32_t* drawn_;        // (negative, kStep) noise words

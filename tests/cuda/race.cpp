@@ -44,7 +44,7 @@ double train(int dim, int window, int negative, int workers, int64_t tokens) {
     block.seed = 1;
     block.window = window;
     block.negative = negative;
-    block.noise_sharers = 4;
+    block.noise_sharers = kMostNoiseSharers;
     block.shrink_window = true;
     block.alpha = 0.025;
     block.corpus_size = tokens;
