@@ -17,6 +17,9 @@ namespace embedtrain {
 // returns the memory at once.
 template <typename T>
 class Buffer {
+    template <typename U>
+    friend class Buffer;
+
   public:
     Buffer() = default;
     explicit Buffer(std::size_t size) : size_(size) {
@@ -84,6 +87,17 @@ class Buffer {
             munmap(static_cast<char*>(base_) + keep, mapped_ - keep);
             mapped_ = keep;
         }
+    }
+
+    // The memory for so many elements of another type; what is in it stays.
+    template <typename U>
+    Buffer<U> reuse(std::size_t size) && {
+        Buffer<U> other;
+        other.base_ = std::exchange(base_, nullptr);
+        other.mapped_ = mapped_;
+        other.data_ = reinterpret_cast<U*>(data_);
+        other.shrink(size);
+        return other;
     }
 
     T* data() { return data_; }

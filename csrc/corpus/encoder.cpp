@@ -77,8 +77,8 @@ struct alignas(128) Encoder::Worker {
     // processors would pass their counts back and forth.
     static constexpr std::size_t kOwnCounts = std::size_t{1} << 14;
 
-    std::vector<std::int64_t> counts = std::vector<std::int64_t>(kOwnCounts);
-    Buffer<std::int32_t> ids;  // of this step
+    std::vector<std::int64_t> counts = std::vector<std::int64_t>(kOwnCounts + 1);  // the last is of no word
+    Buffer<std::int32_t> ids;                                                      // of this step
     std::size_t used = 0;
     const char* bad = nullptr;  // the first bad byte of the piece, in strict mode
     std::int64_t replaced = 0;  // tokens with NUL bytes; the others are found when their words are known
@@ -112,7 +112,7 @@ struct alignas(128) Encoder::Worker {
             *ids_out++ = id;
             // Without a branch, which would often be guessed wrong.
             const bool own = static_cast<std::size_t>(id) < kOwnCounts;
-            own_counts[static_cast<std::size_t>(id) % kOwnCounts] += own;
+            ++own_counts[own ? static_cast<std::size_t>(id) : kOwnCounts];
             shared[shared_size] = &token.entry->count;
             shared_size += !own;
         }
@@ -434,10 +434,11 @@ Encoded Encoder::finish(const Choice& choice) {
             chooser.add(thread, key, entry.count.load(std::memory_order_relaxed));
         });
         static_cast<Vocabulary&>(result) = chooser.finish();
-        final_ids = Buffer<std::int32_t>(table_->ids());
+        final_ids = table_->release_slots().reuse<std::int32_t>(table_->ids());
+        table_ = nullptr;
         std::fill(final_ids.begin(), final_ids.end(), kDropped);
         for (std::size_t row = 0; row < chooser.rows().size(); ++row) {
-            const std::int32_t id = chooser.rows()[row].id;
+            const std::int32_t id = chooser.rows()[row].key.id;
             if (id >= 0) final_ids[static_cast<std::size_t>(id)] = static_cast<std::int32_t>(row);
         }
         resolve(changes, final_ids);
@@ -458,7 +459,6 @@ Encoded Encoder::finish(const Choice& choice) {
             [&](std::size_t run) { return rows.final_ids(spill_->words, spill_->words[run], threads_); },
             result);
     } else {
-        table_ = nullptr;
         run_ends_.push_back(ids_.size());
         make_final([&](std::size_t) { return std::move(final_ids); }, result);
     }
@@ -469,19 +469,19 @@ Encoded Encoder::finish(const Choice& choice) {
 // what is read.
 void Encoder::make_final(const std::function<Buffer<std::int32_t>(std::size_t)>& final_ids_of_run,
                          Encoded& result) {
-    constexpr std::int64_t kPart = 1 << 17;  // ids
+    constexpr std::int64_t kPart = 1 << 15;  // ids: a part stays in a second-level cache
     constexpr std::int64_t kAhead = 64;      // final ids are asked for so early
-    struct Part {
-        Buffer<std::int32_t> ids;
+    struct Part {                            // of a thread
+        Buffer<std::int32_t> ids = Buffer<std::int32_t>(kPart);
         std::int64_t size = 0, place = 0;
-        std::vector<std::int64_t> ends;  // places in ids where a line ends
+        Buffer<std::int32_t> ends = Buffer<std::int32_t>(kPart);  // places in ids where a line ends
+        std::int64_t lines = 0;
     };
-    std::vector<Part> parts(4 * threads_.count());
-    for (Part& part : parts) part.ids = Buffer<std::int32_t>(kPart);
+    std::vector<Part> parts(threads_.count());
     std::optional<File> file;
     if (spill_) file.emplace(spill_->folder + "/offsets.bin");
     std::vector<std::int64_t>& offsets = result.offsets;
-    std::int64_t read = 0, kept = 0, last_offset = 0, offsets_written = 0;
+    std::int64_t kept = 0, last_offset = 0, offsets_written = 0;
     if (!file) offsets.reserve(static_cast<std::size_t>(result.lines) + 1);
     offsets.push_back(0);
     const auto write_offsets = [&] {
@@ -489,43 +489,45 @@ void Encoder::make_final(const std::function<Buffer<std::int32_t>(std::size_t)>&
         offsets_written += static_cast<std::int64_t>(offsets.size() * sizeof(std::int64_t));
         offsets.clear();
     };
-    for (std::size_t run = 0; run < run_ends_.size(); ++run) {
+    std::int64_t run_begin = 0;
+    for (std::size_t run = 0; run < run_ends_.size(); run_begin = run_ends_[run++]) {
         const Buffer<std::int32_t> final_ids = final_ids_of_run(run);
-        while (read < run_ends_[run]) {
-            const std::int64_t left = run_ends_[run] - read;
-            const auto used = static_cast<std::size_t>(
-                std::min((left + kPart - 1) / kPart, static_cast<std::int64_t>(parts.size())));
-            threads_.run(used, [&](std::size_t i, std::size_t) {
-                Part& part = parts[i];
-                const std::int64_t from = static_cast<std::int64_t>(i) * kPart,
-                                   size = std::min(kPart, left - from);
-                const std::int32_t* const ids = ids_.read(part.ids.data(), size, read + from);
-                std::int64_t stay = 0;
-                part.ends.clear();
-                for (std::int64_t j = 0; j < size; ++j) {
-                    if (j + kAhead < size) __builtin_prefetch(final_ids.data() + ids[j + kAhead]);
-                    // Line ends are told by the provisional id: a wrong guess of this branch must not wait
-                    // for the memory of the final one.
-                    if (ids[j] == kLineEnd) part.ends.push_back(stay);
-                    const std::int32_t id = final_ids[static_cast<std::size_t>(ids[j])];
-                    part.ids[static_cast<std::size_t>(stay)] = id;
-                    stay += id >= 0;
-                }
-                part.size = stay;
-            });
-            read += std::min(left, static_cast<std::int64_t>(used) * kPart);
-            for (std::size_t i = 0; i < used; ++i) {
-                for (const std::int64_t end : parts[i].ends) {
-                    if (kept + end != last_offset) offsets.push_back(last_offset = kept + end);
-                }
-                parts[i].place = kept;
-                kept += parts[i].size;
+        const std::int64_t run_end = run_ends_[run];
+        const auto look_up = [&](std::size_t i, std::size_t thread) {
+            Part& part = parts[thread];
+            const std::int64_t from = run_begin + static_cast<std::int64_t>(i) * kPart,
+                               size = std::min(kPart, run_end - from);
+            const std::int32_t* const ids = ids_.read(part.ids.data(), size, from);
+            std::int32_t *const out = part.ids.data(), *const ends = part.ends.data();
+            std::int64_t stay = 0, lines = 0;
+            for (std::int64_t j = 0; j < size; ++j) {
+                if (j + kAhead < size) __builtin_prefetch(final_ids.data() + ids[j + kAhead]);
+                ends[lines] = static_cast<std::int32_t>(stay);
+                lines += ids[j] == kLineEnd;
+                const std::int32_t id = final_ids[static_cast<std::size_t>(ids[j])];
+                out[stay] = id;
+                stay += id >= 0;
             }
+            part.size = stay;
+            part.lines = lines;
+        };
+        const auto find_place = [&](std::size_t, std::size_t thread) {
+            Part& part = parts[thread];
+            for (std::int64_t line = 0; line < part.lines; ++line) {
+                const std::int64_t end = kept + part.ends[static_cast<std::size_t>(line)];
+                if (end != last_offset) offsets.push_back(last_offset = end);
+            }
+            part.place = kept;
+            kept += part.size;
             if (file && offsets.size() > kPart) write_offsets();
-            threads_.run(used, [&](std::size_t i, std::size_t) {
-                ids_.write(parts[i].ids.data(), parts[i].size, parts[i].place);
-            });
-        }
+        };
+        // All that stood where a part is written has been read by then.
+        const auto write = [&](std::size_t, std::size_t thread) {
+            const Part& part = parts[thread];
+            ids_.write(part.ids.data(), part.size, part.place);
+        };
+        threads_.run_in_turn(static_cast<std::size_t>((run_end - run_begin + kPart - 1) / kPart), look_up,
+                             find_place, write);
     }
     if (file) write_offsets();
     ids_.shrink(kept);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <cstddef>
 #include <exception>
 #include <mutex>
@@ -43,6 +44,39 @@ class Threads {
         work(0);
         for (std::thread& thread : threads) thread.join();
         if (error) std::rethrow_exception(error);
+    }
+
+    // The same in three steps: before(i, thread); then in_turn(i), for one task after the other, in their
+    // order; then after(i, thread). A task may use in each step what all earlier ones have done in the step
+    // before.
+    template <typename Before, typename InTurn, typename After>
+    void run_in_turn(std::size_t tasks, const Before& before, const InTurn& in_turn,
+                     const After& after) const {
+        std::mutex mutex;
+        std::condition_variable moved;
+        std::size_t turn = 0;
+        bool failed = false;
+        run(tasks, [&](std::size_t i, std::size_t thread) {
+            try {
+                before(i, thread);
+                {
+                    std::unique_lock lock(mutex);
+                    moved.wait(lock, [&] { return turn == i || failed; });
+                    if (failed) return;
+                    in_turn(i, thread);
+                    ++turn;
+                }
+                moved.notify_all();
+                after(i, thread);
+            } catch (...) {
+                {
+                    const std::lock_guard lock(mutex);
+                    failed = true;  // nobody must wait for this one
+                }
+                moved.notify_all();
+                throw;
+            }
+        });
     }
 
     template <typename T>

@@ -83,13 +83,14 @@ bool WordRuns::Reader::next(WordKey& key) {
     return true;
 }
 
-RowTable::RowTable(const std::vector<WordKey>& rows, const Threads& threads)
+RowTable::RowTable(const Buffer<CountedWord>& rows, const Threads& threads)
     : table_(threads.count(), power_of_two(2 * (rows.size() + (threads.count() + 1) * WordTable::kRoom))) {
     constexpr std::size_t kPart = 8192;
     threads.run((rows.size() + kPart - 1) / kPart, [&](std::size_t part, std::size_t thread) {
         for (std::size_t row = part * kPart; row < std::min(rows.size(), (part + 1) * kPart); ++row) {
-            if (rows[row].id < 0) continue;  // given, but not in the corpus
-            const std::int32_t id = table_.find_or_insert(table_.writer(thread), rows[row], rows[row].hash());
+            const WordKey& key = rows[row].key;
+            if (key.id < 0) continue;  // given, but not in the corpus
+            const std::int32_t id = table_.find_or_insert(table_.writer(thread), key, key.hash());
             table_[static_cast<std::size_t>(id)].count = static_cast<std::int64_t>(row);
         }
     });

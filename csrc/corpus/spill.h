@@ -75,7 +75,7 @@ class WordRuns {
 // The same words with their counts as in several runs, by their place in the vocabulary.
 class RowTable {
   public:
-    RowTable(const std::vector<WordKey>& rows, const Threads& threads);
+    RowTable(const Buffer<CountedWord>& rows, const Threads& threads);
     // The final ids of a run's words.
     Buffer<std::int32_t> final_ids(const WordRuns& runs, const WordRuns::Run& run,
                                    const Threads& threads) const;

@@ -91,16 +91,18 @@ VocabularyChooser::VocabularyChooser(const Choice& choice, const Threads& thread
     : choice_(choice), threads_(threads), pad_(choice.pad_word), parts_(threads.count()) {
     if (!choice.vocabulary) return;
     given_ = std::make_unique<WordTable>(1);
-    for (std::string_view rest = *choice.vocabulary; !rest.empty();) {
+    std::string_view rest = *choice.vocabulary;
+    const bool ends_open = !rest.empty() && rest.back() != '\n';
+    rows_ =
+        Buffer<CountedWord>(static_cast<std::size_t>(std::count(rest.begin(), rest.end(), '\n')) + ends_open);
+    for (std::size_t row = 0; row < rows_.size(); ++row) {
         const WordKey word(rest.substr(0, rest.find('\n')));
         rest.remove_prefix(std::min(word.length + std::size_t{1}, rest.size()));
-        const std::size_t row = rows_.size();
-        rows_.push_back(word);
-        rows_.back().id = -1;
+        rows_[row].key = word;
+        rows_[row].key.id = -1;
         const auto id = static_cast<std::size_t>(given_->find_or_insert_alone(word));
         if ((*given_)[id].count == 0) (*given_)[id].count = static_cast<std::int64_t>(row) + 1;
     }
-    counts_.resize(rows_.size());
 }
 
 void VocabularyChooser::add(std::size_t thread, const WordKey& key, std::int64_t count) {
@@ -116,8 +118,8 @@ void VocabularyChooser::add(std::size_t thread, const WordKey& key, std::int64_t
         const std::int32_t id = given_->find(key);
         if (id < 0) return;
         const auto row = static_cast<std::size_t>((*given_)[static_cast<std::size_t>(id)].count - 1);
-        counts_[row] = count;
-        rows_[row].id = key.id;
+        rows_[row].count = count;
+        rows_[row].key.id = key.id;
     } else if (count >= choice_.min_count) {
         constexpr std::size_t kSpare = 1 << 16;
         if (part.size == part.candidates.size()) part.candidates.grow(std::max(2 * part.size, kSpare));
@@ -129,12 +131,12 @@ void VocabularyChooser::add(std::size_t thread, const WordKey& key, std::int64_t
 }
 
 void VocabularyChooser::trim(Part& part) const {
-    Candidate* const begin = part.candidates.begin();
-    Candidate* const end = begin + std::min(static_cast<std::int64_t>(part.size), choice_.max_words);
+    CountedWord* const begin = part.candidates.begin();
+    CountedWord* const end = begin + std::min(static_cast<std::int64_t>(part.size), choice_.max_words);
     std::nth_element(begin, end, begin + part.size);
     part.size = static_cast<std::size_t>(end - begin);
     Arena arena;
-    for (Candidate* candidate = begin; candidate != end; ++candidate)
+    for (CountedWord* candidate = begin; candidate != end; ++candidate)
         candidate->key = arena.keep(candidate->key);
     part.arena = std::move(arena);
 }
@@ -151,26 +153,24 @@ Vocabulary VocabularyChooser::finish() {
     }
     if (given_) {
         result.words = *choice_.vocabulary;
-        result.counts = std::move(counts_);
-        return result;
+    } else {
+        rows_ = std::move(parts_[0].candidates);
+        if (size > rows_.size()) rows_.grow(size);
+        size = parts_[0].size;
+        for (std::size_t i = 1; i < parts_.size(); ++i) {
+            const Buffer<CountedWord> more = std::move(parts_[i].candidates);
+            std::copy_n(more.begin(), parts_[i].size, rows_.begin() + size);
+            size += parts_[i].size;
+        }
+        threads_.sort(rows_.begin(), rows_.begin() + size);
+        rows_.shrink(static_cast<std::size_t>(std::min(static_cast<std::int64_t>(size), choice_.max_words)));
+        std::size_t bytes = 0;
+        for (const CountedWord& word : rows_) bytes += word.key.length + 1;
+        result.words.reserve(bytes);
+        for (const CountedWord& word : rows_) result.words.append(word.key.text()) += '\n';
     }
-    Buffer<Candidate> candidates = std::move(parts_[0].candidates);
-    if (size > candidates.size()) candidates.grow(size);
-    size = parts_[0].size;
-    for (std::size_t i = 1; i < parts_.size(); ++i) {
-        const Buffer<Candidate> more = std::move(parts_[i].candidates);
-        std::copy_n(more.begin(), parts_[i].size, candidates.begin() + size);
-        size += parts_[i].size;
-    }
-    threads_.sort(candidates.begin(), candidates.begin() + size);
-    size = static_cast<std::size_t>(std::min(static_cast<std::int64_t>(size), choice_.max_words));
-    result.counts.reserve(size);
-    rows_.reserve(size);
-    for (std::size_t row = 0; row < size; ++row) {
-        result.counts.push_back(candidates[row].count);
-        result.words.append(candidates[row].key.text()) += '\n';
-        rows_.push_back(candidates[row].key);
-    }
+    result.counts.reserve(rows_.size());
+    for (const CountedWord& word : rows_) result.counts.push_back(word.count);
     return result;
 }
 

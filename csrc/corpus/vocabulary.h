@@ -45,6 +45,15 @@ struct Vocabulary {
     std::int64_t padding = 0;  // tokens that are the pad word
 };
 
+// A word with its count; the more frequent comes first, then by bytes.
+struct CountedWord {
+    std::int64_t count;
+    WordKey key;
+    bool operator<(const CountedWord& other) const {
+        return count != other.count ? count > other.count : key < other.key;
+    }
+};
+
 constexpr std::int32_t kDropped = -1;  // in the place of the final id of a word outside the vocabulary
 
 // Words that have become others: (id, id of what it became, or kDropped), in this order.
@@ -91,18 +100,11 @@ class VocabularyChooser {
     // All words are added.
     Vocabulary finish();
     // The words by row, after finish(); their ids are those they were added with, -1: never added.
-    const std::vector<WordKey>& rows() const { return rows_; }
+    const Buffer<CountedWord>& rows() const { return rows_; }
 
   private:
-    struct Candidate {
-        std::int64_t count;
-        WordKey key;
-        bool operator<(const Candidate& other) const {
-            return count != other.count ? count > other.count : key < other.key;
-        }
-    };
-    struct alignas(128) Part {         // of a thread
-        Buffer<Candidate> candidates;  // and room for more
+    struct alignas(128) Part {           // of a thread
+        Buffer<CountedWord> candidates;  // and room for more
         std::size_t size = 0;
         Arena arena;  // of their long words
         Vocabulary totals;
@@ -115,8 +117,7 @@ class VocabularyChooser {
     WordKey pad_;
     std::unique_ptr<WordTable> given_;  // the counts are the rows
     std::vector<Part> parts_;
-    std::vector<WordKey> rows_;
-    std::vector<std::int64_t> counts_;  // of given words
+    Buffer<CountedWord> rows_;
 };
 
 }  // namespace embedtrain

@@ -253,13 +253,14 @@ class WordTable {
     // Doubles the slots. No other thread may use the table meanwhile.
     void grow(const Threads& threads) {
         if (slots_.size() > (std::size_t{1} << 31)) throw_too_many();
-        const Buffer<AtomicSlot> old = std::exchange(slots_, {});
+        old_slots_.push_back(std::exchange(slots_, {}));
+        const Buffer<AtomicSlot>& old = old_slots_.back();
         set_slots(Buffer<AtomicSlot>(old.size() * 2));
         // Each thread moves the words of a range of hashes.
         const std::size_t parts = old.size() < kLarge ? 1 : std::min(kLarge, 16 * threads.count());
         std::vector<std::vector<Slot>> beyond(parts);
         threads.run(parts, [&](std::size_t part, std::size_t) {
-            const std::size_t end = slots_.size() * (part + 1) / parts;
+            const std::size_t end = 2 * (old.size() * (part + 1) / parts);  // where the next part begins
             walk(old, part, parts, [&](Slot slot) {
                 std::size_t at = home(slot);
                 while (at < end && load(slots_[at]) != 0) ++at;
@@ -277,6 +278,8 @@ class WordTable {
                 slots_[at].store(slot, std::memory_order_relaxed);
             }
         }
+        spare_blocks_ = old.size() * sizeof(Slot) / (kBlockEntries * sizeof(Entry));
+        if (spare_blocks_ == 0) old_slots_.clear();
     }
 
     // task(id, entry, thread) for each word that occurs, by all threads.
@@ -313,6 +316,8 @@ class WordTable {
         for (const Writer& writer : writers_) sum += writer.arena.bytes();
         return sum;
     }
+    // Their memory has room for an int32 for each id. The table is of no use afterwards.
+    Buffer<std::atomic<std::uint64_t>> release_slots() { return std::move(slots_); }
     // Words that a table of so many slots takes before it is full, and the memory it has then, without the
     // bytes of long words.
     static constexpr std::size_t most_words(std::size_t slots, std::size_t threads) {
@@ -372,11 +377,21 @@ class WordTable {
         const std::lock_guard lock(ids_mutex_);
         if (ids_ == kMaxIds) throw_too_many();
         if (ids_ % kBlockEntries == 0) {
-            entries_.emplace_back(kBlockEntries);
-            blocks_[ids_ / kBlockEntries] = entries_.back().data();
+            blocks_[ids_ / kBlockEntries] = new_block();
         }
         writer.next = ids_;
         writer.end = ids_ += kIdsTaken;
+    }
+
+    // Zeros. Memory that slots have left is taken before any that the system has to find and to clear.
+    Entry* new_block() {
+        if (spare_blocks_ == 0) {
+            entries_.emplace_back(kBlockEntries);
+            return entries_.back().data();
+        }
+        AtomicSlot* const spare =
+            old_slots_.back().data() + --spare_blocks_ * kBlockEntries * (sizeof(Entry) / sizeof(Slot));
+        return static_cast<Entry*>(std::memset(static_cast<void*>(spare), 0, kBlockEntries * sizeof(Entry)));
     }
 
     Buffer<AtomicSlot> slots_;
@@ -384,6 +399,8 @@ class WordTable {
     int shift_ = 0;          // 64 - log2(slots)
     Buffer<Entry*> blocks_;  // the entries by id / kBlockEntries, at addresses that never change
     std::vector<Buffer<Entry>> entries_;
+    std::vector<Buffer<AtomicSlot>> old_slots_;
+    std::size_t spare_blocks_ = 0;  // that the last of them has room for
     std::vector<Writer> writers_;
     std::atomic<std::size_t> size_{0};
     std::mutex ids_mutex_;
