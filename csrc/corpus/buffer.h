@@ -12,9 +12,13 @@
 
 namespace embedtrain {
 
-// A zero-filled array of a trivial type. Pages cost nothing until touched, large arrays get huge pages where
-// the kernel gives them (random access to millions of words is bound by the TLB otherwise), and freeing
-// returns the memory at once.
+// What large arrays ask the kernel for. Random access to millions of words is bound by the TLB without huge
+// pages. What is used in order gains nothing by them, and waits longer for memory that the host of a virtual
+// machine has taken back: the guest's free huge pages are what it takes (benchmarks/README.md).
+enum class Pages { kHuge, kSmall };
+
+// A zero-filled array of a trivial type. Pages cost nothing until touched, and freeing returns the memory at
+// once.
 template <typename T>
 class Buffer {
     template <typename U>
@@ -22,7 +26,7 @@ class Buffer {
 
   public:
     Buffer() = default;
-    explicit Buffer(std::size_t size) : size_(size) {
+    explicit Buffer(std::size_t size, Pages pages = Pages::kHuge) : size_(size), pages_(pages) {
         if (size == 0) return;
         if (size > (SIZE_MAX - 2 * kHuge) / sizeof(T)) throw std::bad_alloc();
         const std::size_t bytes = size * sizeof(T);
@@ -37,8 +41,9 @@ class Buffer {
         if (mapped_ >= 2 * kHuge) {
             data_ = reinterpret_cast<T*>(round_up(reinterpret_cast<std::uintptr_t>(base_), kHuge));
 #if defined(MADV_HUGEPAGE)
-            madvise(data_, static_cast<std::size_t>(end_of_mapping() - reinterpret_cast<char*>(data_)),
-                    MADV_HUGEPAGE);
+            if (pages == Pages::kHuge)
+                madvise(data_, static_cast<std::size_t>(end_of_mapping() - reinterpret_cast<char*>(data_)),
+                        MADV_HUGEPAGE);
 #endif
         }
     }
@@ -54,7 +59,7 @@ class Buffer {
     // The elements stay, zeros come behind them. Their pages move, where the system can do that, so that
     // there are never two copies.
     void grow(std::size_t size) {
-        Buffer larger(size);
+        Buffer larger(size, pages_);
 #if defined(__linux__)
         if (mapped_ >= 2 * kHuge) {  // so both begin at a huge page
             char* const from = reinterpret_cast<char*>(data_);
@@ -122,12 +127,14 @@ class Buffer {
     void swap(Buffer& other) {
         std::swap(data_, other.data_);
         std::swap(size_, other.size_);
+        std::swap(pages_, other.pages_);
         std::swap(base_, other.base_);
         std::swap(mapped_, other.mapped_);
     }
 
     T* data_ = nullptr;
     std::size_t size_ = 0;
+    Pages pages_ = Pages::kHuge;
     void* base_ = nullptr;
     std::size_t mapped_ = 0;
 };

@@ -284,7 +284,7 @@ std::optional<BadByte> Encoder::encode_text(std::string_view text, std::int64_t 
         while (!is_space(text[size - 1])) ++size;
         for (Worker& worker : workers_) {
             worker.used = 0;
-            if (worker.ids.size() < most_ids) worker.ids = Buffer<std::int32_t>(most_ids);
+            if (worker.ids.size() < most_ids) worker.ids = Buffer<std::int32_t>(most_ids, Pages::kSmall);
         }
         if (spill_) {
             const std::size_t more_words = most_ids / 2 + 1;  // a word takes two bytes, with its space

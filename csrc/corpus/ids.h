@@ -56,11 +56,10 @@ class Ids {
 
   private:
     static constexpr std::int64_t kBytes = sizeof(std::int32_t);
-    static constexpr std::size_t kFirstSize = std::size_t{1}
-                                              << 19;  // a huge page, so that pages move from the start
+    static constexpr std::size_t kFirstSize = std::size_t{1} << 19;  // 2 MiB: grow() moves its pages
 
     std::int64_t size_ = 0;
-    Buffer<std::int32_t> memory_;
+    Buffer<std::int32_t> memory_{0, Pages::kSmall};
     std::optional<File> file_;
 };
 
