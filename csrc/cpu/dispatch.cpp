@@ -48,6 +48,22 @@ class Spans {
     const int workers_;
 };
 
+constexpr int64_t kCachedBytes = int64_t{64} << 20;  // a table beyond is for the most part in memory
+
+// From memory, Intel's cores fetch rows quickest by many lines of each at once. AMD's (Zen 3) are slower for
+// that than for one line, and one is best for what is in the caches. docs/kernel-measurements.md has the
+// figures.
+int touched_lines(const Block& block) {
+#ifdef EMBEDTRAIN_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_is("intel") &&
+        block.vocabulary * block.stride * static_cast<int64_t>(sizeof(float)) > kCachedBytes)
+        return 12;
+#endif
+    (void)block;
+    return 1;
+}
+
 // Less than this is not worth a thread of its own.
 constexpr int64_t kSharedNumbers = 1 << 18;
 
@@ -133,6 +149,7 @@ const Kernel& kernel() {
 Stats train_block(Block block, int64_t begin, int64_t end, const Replicas& replicas) {
     if (begin >= end) return {};
     narrow(block, begin, end);
+    block.touched_lines = touched_lines(block);
     const int workers = replicas.workers();
     const Kernel& chosen = kernel();
     Spans spans(begin, end, workers);

@@ -26,7 +26,8 @@ struct Block : TrainingBlock {
     // Filled in by dispatch.cpp.
     int64_t longest_sentence = 0;  // of those that are trained on: bounds the work space
     Replica input_copies, output_copies;
-    int most_uses = 1;  // of a copy, until it is synchronised
+    int most_uses = 1;      // of a copy, until it is synchronised
+    int touched_lines = 1;  // of a row that is fetched to the second-level cache some centres ahead
 };
 
 // Sums over what was trained; loss / pairs is the mean of -log σ(x·y⁺) - Σ_K log σ(-x·y⁻).

@@ -32,12 +32,10 @@ constexpr int kPairLanes = 8;  // a row of G: the targets of a tile, padded
 // Rows of G that are computed at once, and numbers in them.
 constexpr int kPairRows = kLanes<Vector> > kPairLanes ? kLanes<Vector> / kPairLanes : 1;
 constexpr int kPairNumbers = kPairRows * kPairLanes;
-constexpr int kLineFloats = 16;                      // of a cache line; rows are padded to a multiple
-constexpr int kAheadStep = 2;                        // rows that are prefetched with one context
-constexpr int kAhead = 2;                            // centres between asking for a row and using it
-constexpr int kTouched = 32;                         // centres whose rows are touched at once
-constexpr int64_t kCachedBytes = int64_t{64} << 20;  // a table beyond is for the most part in memory
-constexpr int kFarLines = 12;                        // of such a row are touched, at most; of others two
+constexpr int kLineFloats = 16;  // of a cache line; rows are padded to a multiple
+constexpr int kAheadStep = 2;    // rows that are prefetched with one context
+constexpr int kAhead = 2;        // centres between asking for a row and using it
+constexpr int kTouched = 32;     // centres whose rows are touched at once
 
 // Calls task with the number of a tile's targets as a constant. (Nearly always a full tile: comparing one
 // number after the other is quicker than a jump by a table.)
@@ -487,8 +485,7 @@ class Trainer {
   public:
     Trainer(const Block& block, void* workspace)
         : block_(block),
-          far_(block.vocabulary * block.stride * int64_t{sizeof(float)} > kCachedBytes),
-          far_floats_(at_most(kFarLines * int64_t{kLineFloats}, block.stride)),
+          touched_floats_(at_most(block.touched_lines * int64_t{kLineFloats}, block.stride)),
           arena_(workspace),
           sampler_(block, arena_),
           // A context is used, once it has entered, in all the windows it stands in: about W + 1 of them.
@@ -657,15 +654,12 @@ class Trainer {
             const int count = 2 + block_.negative;
             // Those of noise were touched for the first centre that has it, unless that was left out.
             const int step = sampler_.brings_noise(centre) ? 1 : 1 + block_.negative;
-            if (far_) {
+            if (touched_floats_ > kLineFloats) {
                 for (int i = 0; i < count; i += step)
-                    for (int64_t column = 0; column < far_floats_; column += kLineFloats)
+                    for (int64_t column = 0; column < touched_floats_; column += kLineFloats)
                         __builtin_prefetch(rows[i] + column, 0, 2);
             } else {
-                for (int i = 0; i < count; i += step) {
-                    __builtin_prefetch(rows[i], 0, 2);
-                    __builtin_prefetch(rows[i] + kLineFloats, 0, 2);
-                }
+                for (int i = 0; i < count; i += step) __builtin_prefetch(rows[i], 0, 2);
             }
         }
     }
@@ -724,8 +718,7 @@ class Trainer {
     }
 
     const Block& block_;
-    const bool far_;            // the tables are too large for any cache
-    const int64_t far_floats_;  // of a row that are touched then
+    const int64_t touched_floats_;  // of a row
     Arena arena_;
     Sampler sampler_;
     Rows input_, output_;
