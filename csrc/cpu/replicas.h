@@ -1,7 +1,7 @@
 // What keeps threads that train the same tables out of each other's caches. Rows that several threads write
 // to in place travel, cache line by cache line, from core to core; so every thread but the first works on
 // copies of its own, and at times adds what it learned to the tables and takes over what the others learned.
-// docs/kernel.md has the measurements.
+// docs/kernel-measurements.md has the measurements.
 #pragma once
 
 #include <cstdint>
