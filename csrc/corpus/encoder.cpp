@@ -502,6 +502,7 @@ void Encoder::make_final(const std::function<Buffer<std::int32_t>(std::size_t)>&
             std::int64_t stay = 0, lines = 0;
             for (std::int64_t j = 0; j < size; ++j) {
                 if (j + kAhead < size) __builtin_prefetch(final_ids.data() + ids[j + kAhead]);
+                // Without a branch, which would be guessed wrong at every line end.
                 ends[lines] = static_cast<std::int32_t>(stay);
                 lines += ids[j] == kLineEnd;
                 const std::int32_t id = final_ids[static_cast<std::size_t>(ids[j])];

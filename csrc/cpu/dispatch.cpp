@@ -50,9 +50,8 @@ class Spans {
 
 constexpr int64_t kCachedBytes = int64_t{64} << 20;  // a table beyond is for the most part in memory
 
-// From memory, Intel's cores fetch rows quickest by many lines of each at once. AMD's (Zen 3) are slower for
-// that than for one line, and one is best for what is in the caches. docs/kernel-measurements.md has the
-// figures.
+// From memory, Intel's cores fetch rows quickest by many lines of each at once, AMD's (Zen 3) by one, and one
+// is enough for rows in the caches. docs/kernel-measurements.md has the figures.
 int touched_lines(const Block& block) {
 #ifdef EMBEDTRAIN_X86
     __builtin_cpu_init();
