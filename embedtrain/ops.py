@@ -562,8 +562,8 @@ class Trainer:
     """Trains two tables, block after block, as :func:`train_block` does with one.
 
     Every thread but the first works on copies of its own of the rows in use and synchronises them at times. So the
-    tables lack something until :meth:`synchronise` is called; the copies cost up to 8 MiB a thread, on AMD's processors
-    128. Arguments are those of :func:`train_block`.
+    tables lack something until :meth:`synchronise` is called; the copies cost up to 32 MiB a thread.
+    Arguments are those of :func:`train_block`.
 
     :param input: float32 (V, D), from :func:`new_table`. :param output: likewise.
     :raises ValueError: shapes or numbers that do not fit.
