@@ -384,12 +384,12 @@ class Rows {
         : table_(table), stride_(stride), locked_(locked), copies_(copies), most_uses_(most_uses) {}
 
     // The row to work on. No branch depends on whether it has a copy, which is anyone's guess: words without
-    // share a count.
-    float* use(int32_t word) {
+    // share a count.) `uses`: how often it is worked on before use() is called for it again.
+    float* use(int32_t word, int uses = 1) {
         if (has_copies()) {
             uint8_t& left = copies_.left[has_copy(word) ? word : copies_.rows];
-            if (left <= 1) renew(word);
-            --left;
+            if (left <= uses) renew(word, uses);
+            left = static_cast<uint8_t>(left - uses);
         }
         return row(word);
     }
@@ -431,7 +431,7 @@ class Rows {
     }
 
     // A copy is made, or asked to be synchronised, and may be used for some time.
-    [[gnu::noinline]] void renew(int32_t word) {
+    [[gnu::noinline]] void renew(int32_t word, int uses) {
         if (!has_copy(word)) {
             copies_.left[copies_.rows] = UINT8_MAX;
             return;
@@ -449,7 +449,7 @@ class Rows {
             }
             limit = static_cast<uint8_t>(at_least(1, at_most(2 * limit, most_uses_)));
         }
-        left = static_cast<uint8_t>(limit + 1);
+        left = static_cast<uint8_t>(at_least(limit, uses) + 1);
     }
 
     void copy(int64_t offset) {
@@ -652,8 +652,7 @@ class Trainer {
         for (int centre = from; centre < end; ++centre) {
             float* const* const rows = rows_of(centre);
             const int count = 2 + block_.negative;
-            // Those of noise were touched for the first centre that has it, unless that was left out.
-            const int step = sampler_.brings_noise(centre) ? 1 : 1 + block_.negative;
+            const int step = sampler_.brings_noise[centre] ? 1 : 1 + block_.negative;
             if (touched_floats_ > kLineFloats) {
                 for (int i = 0; i < count; i += step)
                     for (int64_t column = 0; column < touched_floats_; column += kLineFloats)
@@ -667,11 +666,13 @@ class Trainer {
     EMBEDTRAIN_ALWAYS_INLINE void collect_targets(int centre) {
         w_.rate = rates_[centre - sampler_.first];
         w_.y = rows_of(centre);
+        if (output_.has_copies()) {
+            const int32_t* const words = sampler_.targets(centre);
+            output_.use(words[0]);
+            if (sampler_.brings_noise[centre])
+                for (int k = 1; k <= block_.negative; ++k) output_.use(words[k], block_.noise_sharers);
+        }
         if (!sampler_.duplicates[centre]) {
-            if (output_.has_copies()) {
-                const int32_t* const words = sampler_.targets(centre);
-                for (int i = 0; i <= block_.negative; ++i) output_.use(words[i]);
-            }
             w_.targets = 1 + block_.negative;
             w_.most_times = 1;
             w_.pairs = plain_pairs_;
@@ -684,7 +685,7 @@ class Trainer {
     void merge_targets(int centre) {
         const int32_t word = sampler_.word[centre];
         int count = 1;
-        w_.y[0] = output_.use(word);
+        w_.y[0] = output_.row(word);
         y_word_[0] = word;
         y_times_[0] = 1;
         w_.most_times = 1;
@@ -697,7 +698,7 @@ class Trainer {
                 if (++y_times_[same] > w_.most_times) w_.most_times = y_times_[same];
             } else {
                 y_word_[count] = noise;
-                w_.y[count] = output_.use(noise);
+                w_.y[count] = output_.row(noise);
                 y_times_[count++] = 1;
             }
         }

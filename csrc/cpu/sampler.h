@@ -115,6 +115,7 @@ class Sampler {
     // window.
     int32_t* repeats_before;
     int32_t* duplicates;  // not zero: the centre and its noise words are not all different
+    bool* brings_noise;   // the centre is the first with a context in this batch that has its noise words
     int margin;           // no window reaches further to either side
     int64_t capacity;     // of the arrays
     int slots;            // of a centre's targets, a multiple of kSlotStep
@@ -141,6 +142,8 @@ class Sampler {
         noise_ = arena.take<int32_t>(kBatchTokens * int64_t{slots});
         repeated_ = arena.take<int32_t>(kBatchTokens);
         duplicates = arena.take<int32_t>(capacity);
+        brings_noise = arena.take<bool>(capacity);
+        brought_ = arena.take<bool>(kBatchTokens);
         bits_ = arena.take<uint32_t>(kBatchTokens + kStep);
         kept_ = arena.take<uint8_t>(kBatchTokens + kStep);
         token_width_ = arena.take<int32_t>(kBatchTokens + kStep);
@@ -162,12 +165,6 @@ class Sampler {
     // A centre, its noise words, and other words, at least one.
     const int32_t* targets(int centre) const { return targets_ + int64_t{centre - first} * slots; }
     const int32_t* negatives(int centre) const { return targets(centre) + 1; }
-
-    // It is at the first of the positions that share its noise words.
-    bool brings_noise(int centre) const {
-        const uint64_t at = static_cast<uint64_t>(block_.first_position + position[centre]);
-        return noise_position(at, block_.noise_sharers) == at;
-    }
 
     // A token or a noise word is not in the vocabulary: nothing may be looked up by it.
     bool invalid = false;
@@ -361,7 +358,10 @@ class Sampler {
         const int64_t first_position = block_.first_position;
         const int64_t* const positions = position;
         const int32_t *const words = word, *const noise = noise_, *const repeated = repeated_;
+        const int32_t *const lefts = left, *const rights = right;
         int32_t *own = targets_, *const same = duplicates;
+        bool *const brings = brings_noise, *const brought = brought_;
+        std::memset(brought, 0, kBatchTokens);
         for (int i = first; i < end; ++i, own += width) {
             const uint64_t at = static_cast<uint64_t>(first_position + positions[i]);
             const int64_t set = static_cast<int64_t>(noise_position(at, sharers) % kBatchTokens);
@@ -375,6 +375,9 @@ class Sampler {
             }
             own[0] = centre;
             same[i] = repeated[set] | any(found);
+            const bool alone = rights[i] - lefts[i] < 2;
+            brings[i] = !alone & !brought[set];
+            brought[set] |= !alone;
         }
     }
 
@@ -415,6 +418,7 @@ class Sampler {
     // the words, and the first of them again.
     int32_t* noise_;
     int32_t* repeated_;  // (kBatchTokens) not zero: the words of the set are not all different
+    bool* brought_;      // (kBatchTokens) a centre has the set
     RoundKeys* keys_;
     uint64_t* points_;      // (2, negative, kStep) columns and coins
     int32_t* drawn_;        // (negative, kStep) noise words
