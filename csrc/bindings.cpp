@@ -112,7 +112,8 @@ void bind_corpus(py::module_& m) {
         .def(
             "finish",
             [](Encoder& self, int64_t min_count, std::optional<int64_t> max_vocab, const std::string& pad,
-               const py::object& lower, const std::optional<std::string>& vocabulary) {
+               const py::object& lower, const std::optional<std::string>& vocabulary,
+               const py::object& on_share) {
                 Choice choice;
                 choice.min_count = min_count;
                 choice.max_words = max_vocab.value_or(INT64_MAX);
@@ -124,10 +125,17 @@ void bind_corpus(py::module_& m) {
                         return lower(py::bytes(words)).cast<std::string>();
                     };
                 }
+                Tell tell;
+                if (!on_share.is_none()) {
+                    tell = [&on_share](double share) {
+                        py::gil_scoped_acquire gil;
+                        on_share(share);
+                    };
+                }
                 Encoded encoded;
                 {
                     py::gil_scoped_release without_gil;
-                    encoded = self.finish(choice);
+                    encoded = self.finish(choice, tell);
                 }
                 py::dict result;
                 result["words"] = py::bytes(encoded.words);
@@ -150,7 +158,8 @@ void bind_corpus(py::module_& m) {
                 return result;
             },
             py::arg("min_count") = 1, py::arg("max_vocab") = py::none(), py::arg("pad") = "",
-            py::arg("lower") = py::none(), py::arg("vocabulary") = py::none());
+            py::arg("lower") = py::none(), py::arg("vocabulary") = py::none(),
+            py::arg("on_share") = py::none());
     // (words, a word a line, most frequent first; counts)
     m.def("count_words", [](uintptr_t text, size_t bytes, int workers) {
         Encoded encoded;

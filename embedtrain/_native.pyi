@@ -65,6 +65,7 @@ class Encoder:
         pad: str,
         lower: Callable[[bytes], bytes] | None,
         vocabulary: bytes | None,
+        on_share: Callable[[float], None] | None = None,
     ) -> dict[str, Any]: ...
 
 def count_words(address: int, bytes: int, workers: int) -> tuple[bytes, Int64s]: ...

@@ -90,7 +90,7 @@ def _vocabulary(options: Convert, progress: Progress) -> Wanted | None:
 
     counting = Options(min_count=options.min_count, max_vocab=options.max_vocab, lowercase=options.lowercase)
     with progress.counting() as update:
-        return wanted(corpus.encode(list(options.corpus), counting, update).vocabulary)
+        return wanted(corpus.encode(list(options.corpus), counting, update, on_share=update.encoding).vocabulary)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

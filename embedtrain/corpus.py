@@ -35,6 +35,8 @@ from embedtrain.vocabulary import PAD, Vocabulary
 if TYPE_CHECKING:
     from embedtrain.distributed import Ranks
 
+OnShare = Callable[[float], None]
+
 _CHUNK_BYTES = 8 << 20
 _PIECE_TOKENS = 1 << 20  # worked on at a time, where it need not be all
 _TOKENIZER_CHUNK_BYTES = 1 << 20  # an encoding takes a hundred bytes per token until its ids are taken from it
@@ -93,6 +95,7 @@ def encode(
     on_bytes: OnBytes = lambda done, total: None,
     note: Callable[[str], None] = lambda line: None,
     ranks: Ranks | None = None,
+    on_share: OnShare = lambda share: None,
 ) -> Corpus:
     """Read a corpus once and encode it.
 
@@ -106,6 +109,7 @@ def encode(
     :param on_bytes: progress of files: (bytes read, bytes in all or None), of the compressed ones as they are stored.
     :param note: called with lines about what was taken, left out and kept.
     :param ranks: read a part of the files only, and return the share that this rank trains on. It is held in memory.
+    :param on_share: progress of what follows the reading of text, if it takes long: the share that is done, 0 to 1.
     :raises EmbedtrainError: what is wrong with the corpus, and where.
     """
     table = corpus if arrow.is_table(corpus) else None
@@ -141,7 +145,7 @@ def encode(
             rows.agree(file, "text" if file.kind == "text" else "ids")
 
     if ranks is not None:
-        return _encode_part(found, options, vocabulary, rows, on_bytes, note, ranks)
+        return _encode_part(found, options, vocabulary, rows, on_bytes, note, ranks, on_share)
     key = _key(found, options)
     with Cache(options.cache_dir or default_root(), key, note) as cache:
         if (entry := cache.find(lambda entry: _is_right(entry, options.workers))) is not None:
@@ -160,7 +164,7 @@ def encode(
                         if keep:
                             raise
                         note(f"{error}. The corpus is encoded in memory")
-                encoded = _encode_files(found, options, vocabulary, rows, on_bytes, folder, None)
+                encoded = _encode_files(found, options, vocabulary, rows, on_bytes, folder, None, on_share)
         for what, count in rows.left_out.items():
             note(f"left out {count:,} {what}")
         if not keep and encoded.ids.nbytes + encoded.offsets.nbytes <= budget:
@@ -179,6 +183,7 @@ def _encode_part(
     on_bytes: OnBytes,
     note: Callable[[str], None],
     ranks: Ranks,
+    on_share: OnShare,
 ) -> Corpus:
     """Encode a part of the files; what is chosen and reported is of all."""
     if options.cache_dir is not None:
@@ -189,7 +194,7 @@ def _encode_part(
         with Cache(options.cache_dir or default_root(), None, note) as cache, cache.explained():
             encoded = _encode_by_tokenizer(own, options, options.tokenizer, rows, on_bytes, cache.folder, ranks)
     else:
-        encoded = _encode_files(own, options, vocabulary, rows, on_bytes, None, ranks)
+        encoded = _encode_files(own, options, vocabulary, rows, on_bytes, None, ranks, on_share)
     left_out: Counter[str] = Counter()
     for some in ranks.gather(dict(rows.left_out)):
         left_out.update(some)
@@ -304,6 +309,7 @@ def _encode_files(
     on_bytes: OnBytes,
     folder: Path | None,
     ranks: Ranks | None,
+    on_share: OnShare,
 ) -> Corpus:
     """Encode files: in memory, or into a folder and in bounded memory."""
     from embedtrain.native import core
@@ -323,7 +329,7 @@ def _encode_files(
             words = words.replace(b" ", SPACE_WITHIN.encode())
         lower = (lambda text: text.decode().lower().encode()) if options.lowercase else None
         min_count, max_vocab = (1, None) if choose else (options.min_count, options.max_vocab)
-        result = encoder.finish(min_count, max_vocab, PAD, lower, words)
+        result = encoder.finish(min_count, max_vocab, PAD, lower, words, on_share)
     except ValueError as error:  # too many or too long words
         raise EmbedtrainError(f"{_names(found)}: {error}") from error
     if size == 0 and ranks is None:

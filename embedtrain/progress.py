@@ -63,34 +63,20 @@ class Progress:
             print(line, file=self._stream, flush=True)
 
     @contextmanager
-    def counting(self, doing: str = "counting", did: str = "counted") -> Iterator[Callable[[int, int | None], None]]:
+    def counting(self, doing: str = "counting", did: str = "counted") -> Iterator[Counting]:
         """Show the pass that reads the corpus, or other files.
 
         :param doing: what to call it
         :param did: the same, when it is over
-        :return: ``update(done, total)``, in bytes of the files as they lie on disk; total is None where nobody knows it
         """
         start = _now()
-        read = 0
         with self._pass() as display:
-
-            def update(done: int, total: int | None) -> None:
-                nonlocal read
-                read = done
-                if display is None or not display.due():
-                    return
-                speed = done / max(_now() - start, 1e-9)
-                size = _megabytes(done) if total is None else f"{_megabytes(done)} of {_megabytes(total)}"
-                figures = [size, f"{_megabytes(speed)}/s"]
-                if total is not None:
-                    figures.append(_time_left(total - done, speed))
-                display.show(doing, done, total, figures)
-
-            yield update
-        if not read:  # nothing of it was a stream
+            counting = Counting(display, doing)
+            yield counting
+        if not counting.read:  # nothing of it was a stream
             return
-        seconds = _now() - start
-        self.note(f"{did} {_megabytes(read)} in {seconds:.1f} s, {_megabytes(read / max(seconds, 1e-9))}/s")
+        seconds, size = _now() - start, counting.read
+        self.note(f"{did} {_megabytes(size)} in {seconds:.1f} s, {_megabytes(size / max(seconds, 1e-9))}/s")
 
     @contextmanager
     def steps(self, doing: str, did: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -168,6 +154,38 @@ class Progress:
             self._display = None
 
 
+class Counting:
+    """Takes how far the reading of files is, and what follows it (:meth:`Progress.counting`)."""
+
+    def __init__(self, display: _Display | None, doing: str) -> None:
+        self.read = 0
+        """Bytes so far."""
+        self._display, self._doing = display, doing
+        self._start = _now()
+        self._all_read_at: float | None = None
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """Report bytes of the files as they lie on disk; total is None where nobody knows it."""
+        self.read = done
+        if self._display is None or not self._display.due():
+            return
+        speed = done / max(_now() - self._start, 1e-9)
+        size = _megabytes(done) if total is None else f"{_megabytes(done)} of {_megabytes(total)}"
+        figures = [size, f"{_megabytes(speed)}/s"]
+        if total is not None:
+            figures.append(_time_left(total - done, speed))
+        self._display.show(self._doing, done, total, figures)
+
+    def encoding(self, share: float) -> None:
+        """Report how much is done, 0 to 1, of what is left to do when all is read."""
+        now = _now()
+        if self._all_read_at is None:
+            self._all_read_at = now
+        if self._display is not None and self._display.due():
+            speed = share / max(now - self._all_read_at, 1e-9)
+            self._display.show("encoding", share, 1, [_time_left(1 - share, speed)])
+
+
 class _Display:
     """Where the figures of one pass are shown, no more often than every ``interval`` seconds."""
 
@@ -184,7 +202,7 @@ class _Display:
         self._shown_at = now
         return True
 
-    def show(self, title: str, done: int, total: int | None, figures: Sequence[str]) -> None:
+    def show(self, title: str, done: float, total: int | None, figures: Sequence[str]) -> None:
         raise NotImplementedError
 
     def note(self, line: str) -> None:
@@ -202,7 +220,7 @@ class _Lines(_Display):
         self._shown_at = _now()  # a short pass needs no line but the last
         self._stream = stream
 
-    def show(self, title: str, done: int, total: int | None, figures: Sequence[str]) -> None:
+    def show(self, title: str, done: float, total: int | None, figures: Sequence[str]) -> None:
         share = f" {done / total:4.0%}" if total else ""
         self.note(f"{title}{share}: {', '.join(figures)}")
 
@@ -230,7 +248,7 @@ class _Bar(_Display):
         self._task: rich.progress.TaskID | None = None
         self._progress.start()
 
-    def show(self, title: str, done: int, total: int | None, figures: Sequence[str]) -> None:
+    def show(self, title: str, done: float, total: int | None, figures: Sequence[str]) -> None:
         joined = "  ".join(figures)
         if self._task is None:
             self._task = self._progress.add_task(title, figures=joined)

@@ -103,7 +103,12 @@ class Word2Vec(Options):
                     if ranks is not None:
                         ranks.check()
 
-                encoded = corpora.encode(corpus, self, on_bytes, progress.note, ranks)
+                def on_share(share: float) -> None:
+                    update.encoding(share)
+                    if ranks is not None:
+                        ranks.check()
+
+                encoded = corpora.encode(corpus, self, on_bytes, progress.note, ranks, on_share)
         else:
             encoded = corpora.encode(corpus, self, ranks=ranks)
         _note(encoded, progress)

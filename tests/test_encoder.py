@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -253,6 +254,42 @@ def test_spilling_changes_nothing(files, workers, chunk, errors, spills, **optio
 def test_the_memory_given_changes_nothing(workers, chunk, memory, options, tmp_path):
     files = [large_text(4, 300_000), large_text(5, 100_000).replace(b"\n", b" ")]
     assert encode(files, workers, chunk, folder=str(tmp_path), memory=memory, **options) == expected(files, **options)
+
+
+def slowly_encoded(folder, workers, on_share):
+    """Choose a vocabulary and make ids final, of text with a word that takes a while to be put in lower case."""
+
+    def lower(words):
+        time.sleep(0.15)  # longer than what is between two reports
+        return words.decode().lower().encode()
+
+    encoder = _native.Encoder(workers, "strict", folder)
+    for seed in range(3):
+        encoder.feed("É ".encode() + large_text(seed))
+        if folder is not None:
+            encoder.spill()
+    encoder.end_file()
+    return encoder.finish(1, None, "", lower, None, on_share)
+
+
+@pytest.mark.parametrize("spilled", [False, True])
+def test_what_follows_the_reading_says_how_far_it_is(spilled, tmp_path):
+    shares = []
+    folder = str(tmp_path) if spilled else None
+    result = slowly_encoded(folder, 1, shares.append)
+    assert shares
+    assert all(0 < share <= 1 for share in shares)
+    assert shares == sorted(shares)
+    assert result["words"] == slowly_encoded(folder, 3, None)["words"]
+
+
+@pytest.mark.parametrize(("workers", "spilled"), [(1, False), (1, True), (3, True)])
+def test_what_follows_the_reading_can_be_interrupted(workers, spilled, tmp_path):
+    def interrupt(share):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        slowly_encoded(str(tmp_path) if spilled else None, workers, interrupt)
 
 
 def test_the_first_bad_byte_is_reported_when_words_were_spilled(tmp_path):

@@ -70,6 +70,20 @@ def test_lines_of_counting_without_a_total(clock: Clock) -> None:
     assert re.search(r"^counting: 5\d\.\d MB, 10\.0 MB/s$", stream.getvalue(), re.M)
 
 
+def test_lines_of_what_follows_the_counting(clock: Clock) -> None:
+    stream = io.StringIO()
+    with Progress(stream).counting() as update:
+        update(90_000_000, 90_000_000)
+        for tenth in range(120):
+            update.encoding(tenth / 240)
+            clock.now += 0.1
+    *middle, last = stream.getvalue().splitlines()
+    assert len(middle) == 2  # after 5 and 10 seconds
+    assert re.fullmatch(r"encoding  2[01]%: 0:(19|20) left", middle[0])
+    assert re.fullmatch(r"encoding  4[12]%: 0:(14|15) left", middle[1])
+    assert last == "counted 90.0 MB in 12.0 s, 7.5 MB/s"
+
+
 def test_lines_of_training(clock: Clock) -> None:
     stream = io.StringIO()
     with Progress(stream).training(total_positions=100_000_000, epochs=5) as update:

@@ -411,17 +411,21 @@ void Encoder::spill() {
     new_table();
 }
 
-Encoded Encoder::finish(const Choice& choice) {
+Encoded Encoder::finish(const Choice& choice, const Tell& tell) {
     Encoded result;
     result.lines = newlines_seen() + unended_lines_;
     VocabularyChooser chooser(choice, threads_);
     Buffer<std::int32_t> final_ids;
     const bool runs = spill_ && spill_->words.size() > 0;
+    if (runs) spill();
+    // Words that were spilled are read to put them in lower case, to add them up and to find their ids.
+    Progress progress(tell, ids_.size() * static_cast<std::int64_t>(sizeof(std::int32_t)) +
+                                (runs ? (choice.lower ? 3 : 2) * spill_->words.bytes() : 0));
     if (runs) {
-        spill();
         table_ = nullptr;
-        if (choice.lower) spill_->words = lower(spill_->words, spill_->folder, choice.lower, threads_);
-        add_up(spill_->words, spill_->table_words, threads_, chooser);
+        if (choice.lower)
+            spill_->words = lower(spill_->words, spill_->folder, choice.lower, threads_, progress);
+        add_up(spill_->words, spill_->table_words, threads_, chooser, progress);
         static_cast<Vocabulary&>(result) = chooser.finish();
     } else {
         add_up_counts();
@@ -456,11 +460,13 @@ Encoded Encoder::finish(const Choice& choice) {
     if (runs) {
         const RowTable rows(chooser.rows(), threads_);
         make_final(
-            [&](std::size_t run) { return rows.final_ids(spill_->words, spill_->words[run], threads_); },
-            result);
+            [&](std::size_t run) {
+                return rows.final_ids(spill_->words, spill_->words[run], threads_, progress);
+            },
+            result, progress);
     } else {
         run_ends_.push_back(ids_.size());
-        make_final([&](std::size_t) { return std::move(final_ids); }, result);
+        make_final([&](std::size_t) { return std::move(final_ids); }, result, progress);
     }
     return result;
 }
@@ -468,7 +474,7 @@ Encoded Encoder::finish(const Choice& choice) {
 // Provisional ids become final ones where they lie, some of them at a time: what is written never overtakes
 // what is read.
 void Encoder::make_final(const std::function<Buffer<std::int32_t>(std::size_t)>& final_ids_of_run,
-                         Encoded& result) {
+                         Encoded& result, Progress& progress) {
     constexpr std::int64_t kPart = 1 << 15;  // ids: a part stays in a second-level cache
     constexpr std::int64_t kAhead = 64;      // final ids are asked for so early
     struct Part {                            // of a thread
@@ -511,6 +517,7 @@ void Encoder::make_final(const std::function<Buffer<std::int32_t>(std::size_t)>&
             }
             part.size = stay;
             part.lines = lines;
+            progress.add(size * static_cast<std::int64_t>(sizeof(std::int32_t)), thread);
         };
         const auto find_place = [&](std::size_t, std::size_t thread) {
             Part& part = parts[thread];

@@ -13,6 +13,7 @@
 #include "corpus/buffer.h"
 #include "corpus/ids.h"
 #include "corpus/parallel.h"
+#include "corpus/progress.h"
 #include "corpus/vocabulary.h"
 #include "corpus/word_table.h"
 
@@ -55,8 +56,8 @@ class Encoder {
     std::optional<BadByte> end_file();
     // As if memory were full. For the tests.
     void spill();
-    // All files have ended. The encoder is of no use afterwards.
-    Encoded finish(const Choice& choice);
+    // All files have ended. The encoder is of no use afterwards. `tell` is called by this thread.
+    Encoded finish(const Choice& choice, const Tell& tell = {});
 
     // Where it keeps files; empty: nowhere.
     std::string folder() const;
@@ -74,8 +75,8 @@ class Encoder {
     std::optional<BadByte> encode_carry(std::int64_t end_offset);
     std::int64_t newlines_seen() const;
     void add_up_counts();
-    void make_final(const std::function<Buffer<std::int32_t>(std::size_t)>& final_ids_of_run,
-                    Encoded& result);
+    void make_final(const std::function<Buffer<std::int32_t>(std::size_t)>& final_ids_of_run, Encoded& result,
+                    Progress& progress);
 
     Errors errors_;
     Threads threads_;

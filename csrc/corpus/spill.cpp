@@ -62,6 +62,12 @@ Changes WordRuns::changes(const Run& run) const {
     return changes;
 }
 
+std::int64_t WordRuns::bytes() const {
+    std::int64_t sum = 0;
+    for (const Run& run : runs_) sum += run.bytes();
+    return sum;
+}
+
 const char* WordRuns::Reader::take(std::size_t bytes) {
     if (buffer_.size() - used_ < bytes) {
         buffer_.erase(0, std::exchange(used_, 0));
@@ -97,23 +103,24 @@ RowTable::RowTable(const Buffer<CountedWord>& rows, const Threads& threads)
 }
 
 Buffer<std::int32_t> RowTable::final_ids(const WordRuns& runs, const WordRuns::Run& run,
-                                         const Threads& threads) const {
+                                         const Threads& threads, Progress& progress) const {
     Buffer<std::int32_t> final_ids(run.ids);
     std::fill(final_ids.begin(), final_ids.end(), kDropped);
-    threads.run(WordRuns::kRanges, [&](std::size_t range, std::size_t) {
+    threads.run(WordRuns::kRanges, [&](std::size_t range, std::size_t thread) {
         runs.for_each(run, range, range + 1, [&](const WordKey& word, std::int64_t) {
             const std::int32_t id = table_.find(word);
             if (id < 0) return;
             const std::int64_t row = table_[static_cast<std::size_t>(id)].count;
             final_ids[static_cast<std::size_t>(word.id)] = static_cast<std::int32_t>(row);
         });
+        progress.add(run.bytes(range, range + 1), thread);
     });
     resolve(runs.changes(run), final_ids);
     return final_ids;
 }
 
 WordRuns lower(const WordRuns& runs, const std::string& folder, const Lower& lower_foreign,
-               const Threads& threads) {
+               const Threads& threads, Progress& progress) {
     WordRuns lowered(folder);
     for (std::size_t i = 0; i < runs.size(); ++i) {
         const WordRuns::Run& run = runs[i];
@@ -126,16 +133,19 @@ WordRuns lower(const WordRuns& runs, const std::string& folder, const Lower& low
             table[id].count += count;
             changes.emplace_back(key.id, static_cast<std::int32_t>(run.ids + id));
         });
-        runs.for_each(run, 0, WordRuns::kRanges,
-                      [&](const WordKey& key, std::int64_t count) { lower_case.add(key, count); });
+        for (std::size_t range = 0; range < WordRuns::kRanges; ++range) {
+            runs.for_each(run, range, range + 1,
+                          [&](const WordKey& key, std::int64_t count) { lower_case.add(key, count); });
+            progress.add(run.bytes(range, range + 1), 0);
+        }
         lower_case.finish();
         lowered.add(table, run.ids, changes, threads);
     }
     return lowered;
 }
 
-void add_up(const WordRuns& runs, std::size_t most_words, const Threads& threads,
-            VocabularyChooser& chooser) {
+void add_up(const WordRuns& runs, std::size_t most_words, const Threads& threads, VocabularyChooser& chooser,
+            Progress& progress) {
     std::size_t words = 0;
     for (std::size_t i = 0; i < runs.size(); ++i) words += static_cast<std::size_t>(runs[i].words);
     // Each thread has the words of one part of the hashes in memory. Where even the smallest parts are too
@@ -146,15 +156,14 @@ void add_up(const WordRuns& runs, std::size_t most_words, const Threads& threads
     const Threads workers(std::min(threads.count(), at_once));
     workers.run(parts, [&](std::size_t part, std::size_t thread) {
         WordTable table(1, power_of_two(std::min(2 * (words / parts), most_words)));
-        const std::size_t ranges = WordRuns::kRanges / parts;
+        const std::size_t ranges = WordRuns::kRanges / parts, from = part * ranges, to = from + ranges;
         for (std::size_t i = 0; i < runs.size(); ++i) {
-            runs.for_each(
-                runs[i], part * ranges, (part + 1) * ranges, [&](const WordKey& word, std::int64_t count) {
-                    // All words of a range share the top bits of their hash, which say the place in a table.
-                    const std::uint64_t other_hash = word.hash() << 32 | word.hash() >> 32;
-                    table[static_cast<std::size_t>(table.find_or_insert_alone(word, other_hash))].count +=
-                        count;
-                });
+            runs.for_each(runs[i], from, to, [&](const WordKey& word, std::int64_t count) {
+                // All words of a range share the top bits of their hash, which say the place in a table.
+                const std::uint64_t other_hash = word.hash() << 32 | word.hash() >> 32;
+                table[static_cast<std::size_t>(table.find_or_insert_alone(word, other_hash))].count += count;
+            });
+            progress.add(runs[i].bytes(from, to), thread);
         }
         for (std::size_t id = 0; id < table.ids(); ++id) {
             if (table[id].count > 0) {

@@ -11,6 +11,7 @@
 #include "corpus/buffer.h"
 #include "corpus/file.h"
 #include "corpus/parallel.h"
+#include "corpus/progress.h"
 #include "corpus/vocabulary.h"
 #include "corpus/word_table.h"
 
@@ -26,6 +27,10 @@ class WordRuns {
         std::int64_t words = 0;
         std::array<std::int64_t, kRanges + 1> at{};  // where the words of each range of hashes lie
         std::size_t changes = 0;                     // they follow the words
+
+        std::int64_t bytes(std::size_t first_range = 0, std::size_t last_range = kRanges) const {
+            return at[last_range] - at[first_range];
+        }
     };
 
     explicit WordRuns(const std::string& folder);
@@ -42,6 +47,8 @@ class WordRuns {
         for (WordKey key; reader.next(key);) task(key, reader.count());
     }
     Changes changes(const Run& run) const;
+    // That the words take in the file.
+    std::int64_t bytes() const;
 
   private:
     class Reader {
@@ -77,8 +84,8 @@ class RowTable {
   public:
     RowTable(const Buffer<CountedWord>& rows, const Threads& threads);
     // The final ids of a run's words.
-    Buffer<std::int32_t> final_ids(const WordRuns& runs, const WordRuns::Run& run,
-                                   const Threads& threads) const;
+    Buffer<std::int32_t> final_ids(const WordRuns& runs, const WordRuns::Run& run, const Threads& threads,
+                                   Progress& progress) const;
 
   private:
     WordTable table_;  // the counts are the rows
@@ -86,9 +93,10 @@ class RowTable {
 
 // The runs with all words in lower case.
 WordRuns lower(const WordRuns& runs, const std::string& folder, const Lower& lower_foreign,
-               const Threads& threads);
+               const Threads& threads, Progress& progress);
 
 // Adds up the counts of all runs, a range of hashes at a time, with about `most_words` words in memory.
-void add_up(const WordRuns& runs, std::size_t most_words, const Threads& threads, VocabularyChooser& chooser);
+void add_up(const WordRuns& runs, std::size_t most_words, const Threads& threads, VocabularyChooser& chooser,
+            Progress& progress);
 
 }  // namespace embedtrain

@@ -383,8 +383,8 @@ class Rows {
     Rows(float* table, int64_t stride, const bool* locked, const Replica& copies, int most_uses)
         : table_(table), stride_(stride), locked_(locked), copies_(copies), most_uses_(most_uses) {}
 
-    // The row to work on. No branch depends on whether it has a copy, which is anyone's guess: words without
-    // share a count.) `uses`: how often it is worked on before use() is called for it again.
+    // The row to work on so many times. (No branch depends on whether it has a copy, which is anyone's guess:
+    // words without share a count.)
     float* use(int32_t word, int uses = 1) {
         if (has_copies()) {
             uint8_t& left = copies_.left[has_copy(word) ? word : copies_.rows];
