@@ -71,7 +71,7 @@ class Progress:
         """
         start = _now()
         with self._pass() as display:
-            counting = Counting(display, doing)
+            counting = Counting(display, doing, start)
             yield counting
         if not counting.read:  # nothing of it was a stream
             return
@@ -157,11 +157,10 @@ class Progress:
 class Counting:
     """Takes how far the reading of files is, and what follows it (:meth:`Progress.counting`)."""
 
-    def __init__(self, display: _Display | None, doing: str) -> None:
+    def __init__(self, display: _Display | None, doing: str, start: float) -> None:
         self.read = 0
         """Bytes so far."""
-        self._display, self._doing = display, doing
-        self._start = _now()
+        self._display, self._doing, self._start = display, doing, start
         self._all_read_at: float | None = None
 
     def __call__(self, done: int, total: int | None) -> None:
