@@ -34,6 +34,7 @@ class CMakeBuild(build_ext):
         compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
         if not compiler:
             sys.exit(NO_COMPILER)
+        compiler = shutil.which(compiler) or compiler
         wanted = os.environ.get("EMBEDTRAIN_CUDA", "auto").lower()
         nvcc = os.environ.get("CUDACXX") or shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
         if wanted == "on" or (wanted == "auto" and nvcc):
@@ -58,9 +59,12 @@ class CMakeBuild(build_ext):
         name = "-".join(["cmake", str(sys.implementation.cache_tag), f"cuda-{cuda}", *sanitize.split(",")]).rstrip("-")
         build = ROOT / "build" / name
         cache = build / "CMakeCache.txt"
-        # Each isolated build of pip brings pybind11 and Ninja in a folder of its own: never reuse the last one's.
-        if cache.exists() and pybind11.get_cmake_dir() not in cache.read_text():
-            shutil.rmtree(build)
+        # Each isolated build of pip brings pybind11 and Ninja in a folder of its own: never reuse the last one's, nor
+        # what another compiler has built.
+        if cache.exists():
+            cached = cache.read_text()
+            if pybind11.get_cmake_dir() not in cached or f"={compiler}\n" not in cached:
+                shutil.rmtree(build)
         settings = {
             "CMAKE_BUILD_TYPE": "Release",
             "CMAKE_CXX_COMPILER": compiler,

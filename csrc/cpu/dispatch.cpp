@@ -53,13 +53,12 @@ constexpr int64_t kCachedBytes = int64_t{64} << 20;  // a table beyond is for th
 // From memory, Intel's cores fetch rows quickest by many lines of each at once, AMD's (Zen 3) by one, and one
 // is enough for rows in the caches. docs/kernel-measurements.md has the figures.
 int touched_lines(const Block& block) {
+    const int64_t table_bytes = block.vocabulary * block.stride * static_cast<int64_t>(sizeof(float));
+    if (table_bytes <= kCachedBytes) return 1;
 #ifdef EMBEDTRAIN_X86
     __builtin_cpu_init();
-    if (__builtin_cpu_is("intel") &&
-        block.vocabulary * block.stride * static_cast<int64_t>(sizeof(float)) > kCachedBytes)
-        return 12;
+    if (__builtin_cpu_is("intel")) return 12;
 #endif
-    (void)block;
     return 1;
 }
 

@@ -357,7 +357,7 @@ void update(const Window& w, int columns) {
     }
     // Of a wide vector, which some processors take in two steps, half is enough for the last columns: D = 100
     // ends with 4.
-    if constexpr (kLanes<Vector> > kLanes<F8>) {
+    if constexpr (sizeof(Vector) > sizeof(F8)) {
         if (column < columns && columns - column <= kLanes<F8>)
             return update_columns<Targets, 1, F8>(w, column);
     }

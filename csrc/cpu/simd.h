@@ -5,10 +5,14 @@
 
 #include <cstdint>
 #ifdef __SSE2__
+#ifndef __clang__
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 warns of what its own header does
+#endif
 #include <immintrin.h>
+#ifndef __clang__
 #pragma GCC diagnostic pop
+#endif
 #endif
 
 #if defined(__clang__) || __GNUC__ >= 12
