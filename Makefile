@@ -20,12 +20,15 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constr
 PARALLEL = -n logical --dist worksteal
 CORE = pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f)
 
-.PHONY: fit test browser lint format pytest sanitize threads fuzz benchmark registers clean
+.PHONY: fit test browser lint format pytest sanitize threads sanitized-core threads-core fuzz benchmark registers clean
 
 fit: $(VENV)/fit
 	$(BIN)/python -m embedtrain.fit $(CORPUS) --out $(OUT) $(ARGS)
 
-test: lint pytest sanitize threads
+# pip works on one processor, so two cores are built meanwhile.
+test:
+	$(MAKE) -j2 $(VENV)/test sanitized-core threads-core
+	$(MAKE) lint pytest sanitize threads
 	$(MAKE) fuzz SECONDS=0
 
 # Each stands for an environment with the native core built into embedtrain/.
@@ -34,9 +37,14 @@ $(VENV)/fit: $(CORE)
 	$(PIP) -e .
 	touch $@
 
-# pip compiles all that it installs on one processor, which takes as long as the rest.
-$(VENV)/test: $(CORE)
+# One with what the build needs.
+$(VENV)/build:
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) 'cmake>=3.24' ninja 'pybind11>=2.12' 'setuptools>=70.1'
+	touch $@
+
+# pip compiles all that it installs on one processor, which takes as long as the rest.
+$(VENV)/test: $(CORE) | $(VENV)/build
 	$(PIP) --no-compile -e '.[test,zstd]'
 	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # some packages bring templates that are no Python
 	touch $@ $(VENV)/fit
@@ -61,18 +69,21 @@ pytest: $(VENV)/test
 
 # The native tests once more, over a core built with the address and undefined-behaviour sanitizers.
 SANITIZED = build/sanitized
+BUILD = PATH=$(abspath $(BIN)):$$PATH EMBEDTRAIN_CUDA=off $(BIN)/python setup.py --quiet
+sanitized-core: $(VENV)/build
+	EMBEDTRAIN_SANITIZE=address,undefined $(BUILD) build_ext --build-lib $(SANITIZED)
 sanitize: $(VENV)/test
-	PATH=$(abspath $(BIN)):$$PATH EMBEDTRAIN_CUDA=off EMBEDTRAIN_SANITIZE=address,undefined \
-	  $(BIN)/python setup.py --quiet build --build-lib $(SANITIZED)
+	EMBEDTRAIN_SANITIZE=address,undefined $(BUILD) build --build-lib $(SANITIZED)
 	EMBEDTRAIN_SANITIZE=address,undefined LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) $(BIN)/pytest -m native $(PARALLEL)
 
 # Those that start threads, over a core built with the thread sanitizer. tests/races.txt names the races that are meant
 # to be. setarch: GCC's runtime before 14 does not know how Linux lays out memory at random since 6.5.
 THREADS = build/threads
+threads-core: $(VENV)/build
+	EMBEDTRAIN_SANITIZE=thread $(BUILD) build_ext --build-lib $(THREADS)
 threads: $(VENV)/test
-	PATH=$(abspath $(BIN)):$$PATH EMBEDTRAIN_CUDA=off EMBEDTRAIN_SANITIZE=thread \
-	  $(BIN)/python setup.py --quiet build --build-lib $(THREADS)
+	EMBEDTRAIN_SANITIZE=thread $(BUILD) build --build-lib $(THREADS)
 	EMBEDTRAIN_SANITIZE=thread LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" PYTHONPATH=$(THREADS) \
 	  TSAN_OPTIONS="suppressions=$(abspath tests/races.txt) halt_on_error=1" \
 	  $$(setarch -R true 2>/dev/null && echo setarch -R) $(BIN)/pytest -m threads
