@@ -12,7 +12,7 @@ using DrawVector = U2;
 constexpr int kTileContexts = 4;   // 4 x 6 sums of 32 registers
 constexpr int kUpdateVectors = 2;  // of columns at once in an update
 #else
-constexpr int kTileContexts = 2;   // 2 x 6 sums of 16 registers
+constexpr int kTileContexts = 2;  // 2 x 6 sums of 16 registers
 constexpr int kUpdateVectors = 1;
 #endif
 }  // namespace
