@@ -72,8 +72,8 @@ SANITIZED = build/sanitized
 BUILD = PATH=$(abspath $(BIN)):$$PATH EMBEDTRAIN_CUDA=off $(BIN)/python setup.py --quiet
 sanitized-core: $(VENV)/build
 	EMBEDTRAIN_SANITIZE=address,undefined $(BUILD) build_ext --build-lib $(SANITIZED)
-sanitize: $(VENV)/test
-	EMBEDTRAIN_SANITIZE=address,undefined $(BUILD) build --build-lib $(SANITIZED)
+sanitize: $(VENV)/test sanitized-core
+	$(BUILD) build_py --build-lib $(SANITIZED)
 	EMBEDTRAIN_SANITIZE=address,undefined LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) $(BIN)/pytest -m native $(PARALLEL)
 
@@ -82,8 +82,8 @@ sanitize: $(VENV)/test
 THREADS = build/threads
 threads-core: $(VENV)/build
 	EMBEDTRAIN_SANITIZE=thread $(BUILD) build_ext --build-lib $(THREADS)
-threads: $(VENV)/test
-	EMBEDTRAIN_SANITIZE=thread $(BUILD) build --build-lib $(THREADS)
+threads: $(VENV)/test threads-core
+	$(BUILD) build_py --build-lib $(THREADS)
 	EMBEDTRAIN_SANITIZE=thread LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" PYTHONPATH=$(THREADS) \
 	  TSAN_OPTIONS="suppressions=$(abspath tests/races.txt) halt_on_error=1" \
 	  $$(setarch -R true 2>/dev/null && echo setarch -R) $(BIN)/pytest -m threads

@@ -8,8 +8,7 @@ namespace embedtrain {
 namespace {
 using Vector = F8;
 using DrawVector = U4;
-constexpr int kTileContexts = 2;   // 2 x 6 sums of 16 registers
-constexpr int kUpdateVectors = 1;  // of columns at once in an update
+constexpr int kRegisters = 16;  // for vectors
 }  // namespace
 }  // namespace embedtrain
 

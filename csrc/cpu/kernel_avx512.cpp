@@ -8,8 +8,7 @@ namespace embedtrain {
 namespace {
 using Vector = F16;
 using DrawVector = U8;
-constexpr int kTileContexts = 4;   // 4 x 6 sums of 32 registers
-constexpr int kUpdateVectors = 2;  // of columns at once in an update
+constexpr int kRegisters = 32;  // for vectors
 }  // namespace
 }  // namespace embedtrain
 

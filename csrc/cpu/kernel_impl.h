@@ -1,6 +1,6 @@
 // The fused skip-gram negative-sampling kernel: one source, compiled once per instruction set (kernel_*.cpp
-// define EMBEDTRAIN_KERNEL, the vectors and the tile before they include it). docs/kernel.md explains it with
-// a drawing.
+// define EMBEDTRAIN_KERNEL, the vectors and their registers before they include it). docs/kernel.md explains
+// it with a drawing.
 //
 // For a centre with contexts X (C, D) in the input table and targets Y (T, D) = {centre, negatives} in the
 // output table:
@@ -26,9 +26,11 @@
 namespace embedtrain {
 namespace {
 
-// kTileContexts contexts times kTileTargets targets are in registers at once.
+// kTileContexts contexts times kTileTargets targets are in registers at once: 4 x 6 sums of 32, 2 x 6 of 16.
 constexpr int kTileTargets = 6;
-constexpr int kPairLanes = 8;  // a row of G: the targets of a tile, padded
+constexpr int kTileContexts = kRegisters / 8;
+constexpr int kUpdateVectors = kRegisters / 16;  // of columns at once in an update
+constexpr int kPairLanes = 8;                    // a row of G: the targets of a tile, padded
 // Rows of G that are computed at once, and numbers in them.
 constexpr int kPairRows = kLanes<Vector> > kPairLanes ? kLanes<Vector> / kPairLanes : 1;
 constexpr int kPairNumbers = kPairRows * kPairLanes;

@@ -9,11 +9,9 @@ namespace {
 using Vector = F4;
 using DrawVector = U2;
 #ifdef __aarch64__
-constexpr int kTileContexts = 4;   // 4 x 6 sums of 32 registers
-constexpr int kUpdateVectors = 2;  // of columns at once in an update
+constexpr int kRegisters = 32;  // for vectors
 #else
-constexpr int kTileContexts = 2;  // 2 x 6 sums of 16 registers
-constexpr int kUpdateVectors = 1;
+constexpr int kRegisters = 16;
 #endif
 }  // namespace
 }  // namespace embedtrain
