@@ -16,6 +16,8 @@ SECONDS ?= 60
 BIN = $(VENV)/bin
 SOURCES = $(shell find csrc tests/cuda tests/fuzz -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh') $(wildcard benchmarks/*.cu benchmarks/*.cpp)
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# What Python, and pytest of the tests, compiles once serves all that follows.
+unexport PYTHONDONTWRITEBYTECODE
 # As many tests at once as there are processors.
 PARALLEL = -n logical --dist worksteal
 CORE = pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f)
@@ -25,11 +27,11 @@ CORE = pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc 
 fit: $(VENV)/fit
 	$(BIN)/python -m embedtrain.fit $(CORPUS) --out $(OUT) $(ARGS)
 
-# pip works on one processor, so two cores are built meanwhile.
+# pip works on one processor, so two cores are built meanwhile; so do the linters, beside tests one after the other.
 test:
 	$(MAKE) -j2 $(VENV)/test sanitized-core threads-core
-	$(MAKE) lint pytest sanitize threads
-	$(MAKE) fuzz SECONDS=0
+	$(MAKE) -j2 --output-sync=target threads lint fuzz SECONDS=0
+	$(MAKE) pytest sanitize
 
 # Each stands for an environment with the native core built into embedtrain/.
 $(VENV)/fit: $(CORE)
@@ -43,10 +45,11 @@ $(VENV)/build:
 	$(PIP) 'cmake>=3.24' ninja 'pybind11>=2.12' 'setuptools>=70.1'
 	touch $@
 
-# pip compiles all that it installs on one processor, which takes as long as the rest.
+# pip compiles all that it installs on one processor, which takes as long as the rest; a third is tests and model
+# architectures that nobody imports.
 $(VENV)/test: $(CORE) | $(VENV)/build
 	$(PIP) --no-compile -e '.[test,zstd]'
-	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # some packages bring templates that are no Python
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests/|/transformers/models/' $(VENV)/lib || true  # some packages bring templates that are no Python
 	touch $@ $(VENV)/fit
 
 browser:
@@ -75,7 +78,8 @@ sanitized-core: $(VENV)/build
 sanitize: $(VENV)/test sanitized-core
 	$(BUILD) build_py --build-lib $(SANITIZED)
 	EMBEDTRAIN_SANITIZE=address,undefined LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) $(BIN)/pytest -m native $(PARALLEL)
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) \
+	  $(BIN)/pytest -m 'native and not once' $(PARALLEL) $$(grep -l mark.native tests/test_*.py)
 
 # Those that start threads, over a core built with the thread sanitizer. tests/races.txt names the races that are meant
 # to be. setarch: GCC's runtime before 14 does not know how Linux lays out memory at random since 6.5.
@@ -86,7 +90,8 @@ threads: $(VENV)/test threads-core
 	$(BUILD) build_py --build-lib $(THREADS)
 	EMBEDTRAIN_SANITIZE=thread LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" PYTHONPATH=$(THREADS) \
 	  TSAN_OPTIONS="suppressions=$(abspath tests/races.txt) halt_on_error=1" \
-	  $$(setarch -R true 2>/dev/null && echo setarch -R) $(BIN)/pytest -m threads
+	  $$(setarch -R true 2>/dev/null && echo setarch -R) \
+	  $(BIN)/pytest -m threads $$(grep -l mark.threads tests/test_*.py)
 
 # tests/fuzz/: one program for each .cpp but the driver; seeds in the folder of its name, which are all that `make test`
 # runs: a test fails by a change, not by luck. What fuzzing finds stays in build/.

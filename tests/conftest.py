@@ -19,6 +19,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run tests of several processes first: they wait a lot, and at the end there would be nothing beside them."""
+    items.sort(key=lambda item: item.path.name != "test_distributed.py")
+
+
 @pytest.fixture(autouse=True)
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep encoded corpora that tests put on disk out of the home of who runs them."""

@@ -411,6 +411,7 @@ def test_progress_names_the_gpu(gpus, monkeypatch):
 # ---- what measures it
 
 
+@pytest.mark.once
 def test_the_benchmark_measures(monkeypatch, gpus):
     """All of benchmarks/gpu.py that is not the GPU's; its table is as in the README beside it."""
     monkeypatch.syspath_prepend(str(emulated_cuda.ROOT / "benchmarks"))

@@ -399,7 +399,7 @@ def _interrupted(folder: Path, size: int, *arguments: object) -> None:
 
 def test_going_on_with_as_many_ranks_and_with_others(corpus: Path, tmp_path: Path) -> None:
     # So far apart that the one before is surely written: saving brings the ranks together, at the same positions.
-    arguments = (*OPTIONS, "--epochs", "150", "--checkpoint-every", "3Mtokens")
+    arguments = (*OPTIONS, "--epochs", "100", "--checkpoint-every", "2Mtokens")
     with running(tmp_path / "whole", 2, corpus, "--out", tmp_path / "uninterrupted", *arguments) as ranks:
         assert ranks.wait() == [0, 0], ranks.said
     out = tmp_path / "out"
@@ -705,7 +705,7 @@ def test_two_machines(corpus: Path, tmp_path: Path, two_machines: Any, link: str
 def test_torchrun_restarts_from_the_last_checkpoint(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", "--standalone"]
-    arguments = (corpus, "--out", out, *OPTIONS, "--epochs", "300", "--checkpoint-every", "1Mtokens")
+    arguments = (corpus, "--out", out, *OPTIONS, "--epochs", "100", "--checkpoint-every", "1Mtokens")
     with (tmp_path / "log").open("wb") as log:
         agent = subprocess.Popen(
             [sys.executable, *launcher, "-m", "embedtrain.fit", *map(str, arguments)],

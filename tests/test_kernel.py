@@ -499,6 +499,7 @@ def reference_windows_of_a_million_words() -> list[reference.Window]:
     return million_words().reference_windows(0)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("block", [None, 99_991])
 def test_one_line_of_a_million_words(kernel, block):
     case = million_words()

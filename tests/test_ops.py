@@ -494,6 +494,7 @@ for kernel in core.available_kernels():
 """
 
 
+@pytest.mark.once
 def test_two_processes_give_the_same_bytes():
     command = [sys.executable, "-c", TRAIN_AND_HASH]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -441,6 +441,7 @@ def test_zip(tmp_path: Path) -> None:
         read(path)
 
 
+@pytest.mark.once
 def test_standard_input(tmp_path: Path) -> None:
     code = "import embedtrain; print(embedtrain.read('-').weight[2:].tolist())"
     done = subprocess.run([sys.executable, "-c", code], input=b"2 2\na 1 2\nb 3 4\n", capture_output=True, check=True)
