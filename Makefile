@@ -27,10 +27,11 @@ CORE = pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc 
 fit: $(VENV)/fit
 	$(BIN)/python -m embedtrain.fit $(CORPUS) --out $(OUT) $(ARGS)
 
-# pip works on one processor, so two cores are built meanwhile; so do the linters, beside tests one after the other.
+# pip works on one processor, so all that needs none of its packages is built meanwhile. So do the linters, and tests
+# whose threads are of the core.
 test:
-	$(MAKE) -j2 $(VENV)/test sanitized-core threads-core
-	$(MAKE) -j2 --output-sync=target threads lint fuzz SECONDS=0
+	$(MAKE) -j2 $(VENV)/test sanitized-core threads-core fuzz SECONDS=0
+	$(MAKE) -j2 --output-sync=target threads lint
 	$(MAKE) pytest sanitize
 
 # Each stands for an environment with the native core built into embedtrain/.
@@ -72,7 +73,8 @@ pytest: $(VENV)/test
 
 # The native tests once more, over a core built with the address and undefined-behaviour sanitizers.
 SANITIZED = build/sanitized
-BUILD = PATH=$(abspath $(BIN)):$$PATH EMBEDTRAIN_CUDA=off $(BIN)/python setup.py --quiet
+# (MAKEFLAGS: ninja complains of a make whose other jobs it cannot count.)
+BUILD = MAKEFLAGS= PATH=$(abspath $(BIN)):$$PATH EMBEDTRAIN_CUDA=off $(BIN)/python setup.py --quiet
 sanitized-core: $(VENV)/build
 	EMBEDTRAIN_SANITIZE=address,undefined $(BUILD) build_ext --build-lib $(SANITIZED)
 sanitize: $(VENV)/test sanitized-core

@@ -49,11 +49,12 @@ class Run:
         counts = torch.from_numpy(counts.astype(np.int64))
         input, output = ops.new_table(len(counts), dim), ops.new_table(len(counts), dim)
         ops.initial_weights(input, 0, 1)
-        self.trainer = ops.Trainer(
-            input, output, ops.keep_thresholds(counts, options.sample), ops.alias_table(counts, 0.75),
+        schedule = ops.Schedule(
             corpus_size=len(ids), epochs=5, seed=1, window=options.window, negative=options.negative,
-            shrink_window=True, alpha=0.025, min_alpha=1e-4, workers=workers,
+            shrink_window=True, alpha=0.025, min_alpha=1e-4,
         )  # fmt: skip
+        keep, noise = ops.keep_thresholds(counts, options.sample), ops.alias_table(counts, 0.75)
+        self.trainer = ops.Trainer(input, output, keep, noise, schedule, workers)
         self.begin = 0
 
     def stretch(self, tokens: int) -> tuple[float, float, float, float]:

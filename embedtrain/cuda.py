@@ -144,10 +144,11 @@ def train_block(
             raise TypeError(
                 f"{name} must be a float32 matrix on {device}, not {table.dtype} {tuple(table.shape)} on {table.device}"
             )
-    settings = ops.training_settings(
-        input, output, corpus_size=corpus_size, epochs=epochs, seed=seed, window=window, negative=negative,
+    schedule = ops.Schedule(
+        corpus_size=corpus_size, epochs=epochs, seed=seed, window=window, negative=negative,
         shrink_window=shrink_window, alpha=alpha, min_alpha=min_alpha,
     )  # fmt: skip
+    settings = ops.training_settings(input, output, schedule)
     if progress is not None:
         settings = ops.paced(settings, epoch * corpus_size + first_position + begin, progress, pace)
     vocabulary, dim = input.shape
@@ -334,7 +335,7 @@ class Gpu:
         card: Card | None = None,
     ) -> None:
         self.input, self.output, self.block_tokens = input, output, _BLOCK_TOKENS
-        self._options, self._size, self._locked = options, corpus.size, locked
+        self._schedule, self._locked = ops.Schedule.of(options, corpus.size), locked
         with explained(input.device, "training"):
             self._card = card = card or Card(input.device)
             counts = torch.from_numpy(corpus.vocabulary.counts)
@@ -356,14 +357,12 @@ class Gpu:
         self, epoch: int, begin: int, end: int, *, first_position: int = 0, progress: int | None = None, pace: int = 1
     ) -> Callable[[], Sequence[float]]:
         """Enqueue the training of a block. The arguments are those of :meth:`embedtrain.ops.Trainer.train`."""
-        options = self._options
         with explained(self.input.device, "training"):
             ids, offsets, first = self._feed.take(epoch, begin, end, first_position)
             self._stats.zero_()
             train_block(
                 self.input, self.output, self._stats, ids, offsets, self._keep, self._noise, begin - first, end - first,
-                first_position + first, self._size, epoch, options.epochs, options.seed, options.window,
-                options.negative, options.shrink_window, options.alpha, options.min_alpha, self._workers, self._locked,
+                first_position + first, epoch=epoch, **vars(self._schedule), workers=self._workers, locked=self._locked,
                 factors=self._factors, progress=progress, pace=pace, kernels=self._card.kernels,
             )  # fmt: skip
             self._feed.release()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from embedtrain.native import core
+from embedtrain.options import Options
 from embedtrain.touches import contexts_per_centre
 
 _library: Any = torch.library.Library("embedtrain", "DEF")  # type: ignore[no-untyped-call]
@@ -336,10 +338,11 @@ def train_block(
     _require_table(input, "input")
     _require_table(output, "output")
     tables = _padded(input), _padded(output)
-    trainer = Trainer(
-        *tables, keep, noise, corpus_size=corpus_size, epochs=epochs, seed=seed, window=window, negative=negative,
-        shrink_window=shrink_window, alpha=alpha, min_alpha=min_alpha, workers=workers, locked=locked,
+    schedule = Schedule(
+        corpus_size=corpus_size, epochs=epochs, seed=seed, window=window, negative=negative,
+        shrink_window=shrink_window, alpha=alpha, min_alpha=min_alpha,
     )  # fmt: skip
+    trainer = Trainer(*tables, keep, noise, schedule, workers, locked)
     trainer.train(stats, ids, offsets, begin, end, first_position=first_position, epoch=epoch)
     trainer.synchronise()
     for given, used in zip((input, output), tables, strict=True):
@@ -473,52 +476,59 @@ def list_windows(
     *,
     first_position: int,
     epoch: int,
-    **settings: Any,
+    **schedule: Any,
 ) -> tuple[Tensor, ...]:
     """Show what :func:`train_block` trains on with the same arguments, without training.
 
+    :param schedule: the fields of :class:`Schedule`.
     :return: centre positions (n,), offsets (n + 1,) into the context positions (m,), noise words (n, K) as drawn, and
         rates (n,). Centres without a context are left out.
     """
     table = new_table(keep.numel(), 1)
-    block = Trainer(table, table, keep, noise, **settings).block(ids, offsets, begin, end, first_position, epoch)
+    trainer = Trainer(table, table, keep, noise, Schedule(**schedule))
+    block = trainer.block(ids, offsets, begin, end, first_position, epoch)
     centres, context_offsets, contexts, negatives, rates = map(torch.from_numpy, core.list_windows(begin, end, **block))
     return centres, context_offsets, contexts, negatives.view(len(centres), block["negative"]), rates
 
 
-def training_settings(
-    input: Tensor,
-    output: Tensor,
-    *,
-    corpus_size: int,
-    epochs: int,
-    seed: int,
-    window: int,
-    negative: int,
-    shrink_window: bool,
-    alpha: float,
-    min_alpha: float,
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """What is drawn for the positions of a corpus, and the rate there; each is an argument of :func:`train_block`."""
+
+    corpus_size: int
+    epochs: int
+    seed: int
+    window: int
+    negative: int
+    shrink_window: bool
+    alpha: float
+    min_alpha: float
+
+    @classmethod
+    def of(cls, options: Options, corpus_size: int) -> Schedule:
+        """Return that of a training with these options."""
+        names = (field.name for field in fields(cls) if field.name != "corpus_size")
+        return cls(corpus_size=corpus_size, **{name: getattr(options, name) for name in names})
+
+
+def training_settings(input: Tensor, output: Tensor, schedule: Schedule) -> dict[str, Any]:
     """Return what the native core is told of a training on any device, checked."""
     if input.shape != output.shape:
         raise ValueError(f"input {tuple(input.shape)} and output {tuple(output.shape)} must have the same shape")
     vocabulary, dim = input.shape
+    told = vars(schedule).copy()
+    epochs = told.pop("epochs")
+    window, negative, alpha = schedule.window, schedule.negative, schedule.alpha
     _require_at_least(
-        1, vocabulary=vocabulary, dim=dim, window=window, negative=negative, corpus_size=corpus_size, epochs=epochs
-    )
-    _require_at_least(0, seed=seed)
-    return {
+        1, vocabulary=vocabulary, dim=dim, window=window, negative=negative, corpus_size=schedule.corpus_size,
+        epochs=epochs,
+    )  # fmt: skip
+    _require_at_least(0, seed=schedule.seed)
+    return told | {
         "dim": dim,
         "vocabulary": vocabulary,
-        "seed": seed,
-        "window": window,
-        "negative": negative,
-        "noise_sharers": _noise_sharers(alpha * contexts_per_centre(window, shrink_window)),
-        "shrink_window": shrink_window,
-        "alpha": alpha,
-        "alpha_step": (alpha - min_alpha) / (epochs * corpus_size),
-        "min_alpha": min_alpha,
-        "corpus_size": corpus_size,
+        "noise_sharers": _noise_sharers(alpha * contexts_per_centre(window, schedule.shrink_window)),
+        "alpha_step": (alpha - schedule.min_alpha) / (epochs * schedule.corpus_size),
     }
 
 
@@ -575,29 +585,18 @@ class Trainer:
         output: Tensor,
         keep: Tensor,
         noise: Tensor,
-        *,
-        corpus_size: int,
-        epochs: int,
-        seed: int,
-        window: int,
-        negative: int,
-        shrink_window: bool,
-        alpha: float,
-        min_alpha: float,
+        schedule: Schedule,
         workers: int = 1,
         locked: Tensor | None = None,
     ):
         _require_table(input, "input")
         _require_table(output, "output")
-        settings = training_settings(
-            input, output, corpus_size=corpus_size, epochs=epochs, seed=seed, window=window, negative=negative,
-            shrink_window=shrink_window, alpha=alpha, min_alpha=min_alpha,
-        )  # fmt: skip
+        settings = training_settings(input, output, schedule)
         _require_at_least(1, workers=workers)
         if not _is_padded(input) or not _is_padded(output):
             raise ValueError("input and output must be tables from new_table()")
         self._tensors = (input, output, keep, noise, locked)  # are to live as long as their addresses are used
-        self._epochs = epochs
+        self._epochs = schedule.epochs
         vocabulary = settings["vocabulary"]
         self._settings = settings | {
             "input": input.data_ptr(),

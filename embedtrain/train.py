@@ -288,11 +288,8 @@ class Threads:
         noise = ops.alias_table(counts, options.ns_exponent)
         keep = ops.keep_thresholds(counts, options.sample)
         self._ids, self._offsets = ops.as_tensor(corpus.ids), ops.as_tensor(corpus.offsets)
-        self._trainer = ops.Trainer(
-            input, output, keep, noise, corpus_size=corpus.size, epochs=options.epochs, seed=options.seed,
-            window=options.window, negative=options.negative, shrink_window=options.shrink_window, alpha=options.alpha,
-            min_alpha=options.min_alpha, workers=options.workers, locked=locked,
-        )  # fmt: skip
+        schedule = ops.Schedule.of(options, corpus.size)
+        self._trainer = ops.Trainer(input, output, keep, noise, schedule, options.workers, locked)
 
     def train(
         self, epoch: int, begin: int, end: int, *, first_position: int = 0, progress: int | None = None, pace: int = 1

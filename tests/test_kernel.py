@@ -467,8 +467,8 @@ def train_once_locked(kernel: str) -> list[torch.Tensor]:
 def test_tables_are_complete_after_synchronising(kernel):
     """What the threads have learned is in the tables then, once, and the next block goes on from there."""
     input, output = MANY.new_tables()
-    schedule = MANY.schedule | {"corpus_size": MANY.tokens}
-    trainer = ops.Trainer(input, output, MANY.keep, MANY.noise, **schedule, workers=3)
+    schedule = ops.Schedule(corpus_size=MANY.tokens, **MANY.schedule)
+    trainer = ops.Trainer(input, output, MANY.keep, MANY.noise, schedule, workers=3)
     ids, offsets = torch.from_numpy(MANY.ids), torch.from_numpy(MANY.offsets)
     incomplete = 0
     for _ in range(100):  # on a busy machine the first thread, which has no copies, may be through before others start
