@@ -27,8 +27,8 @@ CORE = pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc 
 fit: $(VENV)/fit
 	$(BIN)/python -m embedtrain.fit $(CORPUS) --out $(OUT) $(ARGS)
 
-# pip works on one processor, so all that needs none of its packages is built meanwhile. So do the linters, and tests
-# whose threads are of the core.
+# Two things at once: pip, which works on one processor, and all builds that need none of its packages; then the tests
+# under the thread sanitizer, one after the other, and the linters.
 test:
 	$(MAKE) -j2 $(VENV)/test sanitized-core threads-core fuzz SECONDS=0
 	$(MAKE) -j2 --output-sync=target threads lint

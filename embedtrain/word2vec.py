@@ -93,25 +93,26 @@ class Word2Vec(Options):
         progress = progress or Progress(quiet=True)
         if ranks is not None:
             ranks.agree(self._facts(corpus, chosen))
-        if isinstance(corpus, (str, os.PathLike)) or _is_files(corpus) or is_table(corpus):
-            with progress.counting() as update, _import_ahead() as import_ahead:
+        with _import_ahead() as import_ahead:
+            if isinstance(corpus, (str, os.PathLike)) or _is_files(corpus) or is_table(corpus):
+                with progress.counting() as update:
 
-                def on_bytes(done: int, total: int | None) -> None:
-                    if done >= _WORTH_IMPORTING and self.tokenizer is None:  # a tokenizer changes the environment
-                        import_ahead()
-                    update(done, total)
-                    if ranks is not None:
-                        ranks.check()
+                    def on_bytes(done: int, total: int | None) -> None:
+                        if done >= _WORTH_IMPORTING and self.tokenizer is None:  # a tokenizer changes the environment
+                            import_ahead()
+                        update(done, total)
+                        if ranks is not None:
+                            ranks.check()
 
-                def on_share(share: float) -> None:
-                    update.encoding(share)
-                    if ranks is not None:
-                        ranks.check()
+                    def on_share(share: float) -> None:
+                        update.encoding(share)
+                        if ranks is not None:
+                            ranks.check()
 
-                encoded = corpora.encode(corpus, self, on_bytes, progress.note, ranks, on_share)
-        else:
-            encoded = corpora.encode(corpus, self, ranks=ranks)
-        _note(encoded, progress)
+                    encoded = corpora.encode(corpus, self, on_bytes, progress.note, ranks, on_share)
+            else:
+                encoded = corpora.encode(corpus, self, ranks=ranks)
+            _note(encoded, progress)
         if encoded.size == encoded.sentences:
             raise EmbedtrainError(
                 "no sentence has two words that are trained, so no word has a context; a sentence is a line: put more "

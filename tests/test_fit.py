@@ -567,6 +567,14 @@ def test_small_corpus_that_the_subsampling_drops_whole(folder: Path, main: Calla
     assert all(report["loss"] is None for report in embedtrain.load(folder / "out").metrics)
 
 
+def test_python_collects_no_garbage_when_all_is_done() -> None:
+    code = (
+        "import atexit, gc; from embedtrain.cli import run_command; "
+        "atexit.register(lambda: print(gc.get_freeze_count() > 1000)); run_command(lambda: None, '')"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
+
+
 def test_words_that_the_terminal_cannot_show(folder: Path) -> None:
     (folder / "corpus.txt").write_text("größe κόσμος 世界 hélène\n" * 20, encoding="utf-8")
     process = subprocess.run(

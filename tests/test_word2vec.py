@@ -22,6 +22,7 @@ import embedtrain
 from embedtrain import Embeddings, EmbedtrainError, Word2Vec, ops, reference, word2vec
 from embedtrain import corpus as corpora
 from embedtrain import train as training
+from embedtrain.progress import Progress
 
 ANIMALS = ["cat", "dog", "horse", "cow", "sheep", "goat", "hen", "pig"]
 METALS = ["iron", "gold", "zinc", "lead", "tin", "silver", "copper", "nickel"]
@@ -158,6 +159,22 @@ def test_an_import_that_fails_beside_the_reading_is_seen_when_it_is_needed(
     with pytest.raises(ImportError, match=r"embedtrain\.train"):
         Word2Vec(**SMALL).fit(file)
     assert tried == [("embedtrain.train", "embedtrain-import")]
+
+
+def test_counting_is_over_when_all_is_read_and_not_when_torch_has_come(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, found = threading.Event(), []
+
+    class Shown(Progress):
+        def note(self, line: str) -> None:
+            if "different words" in line:
+                said.set()
+
+    monkeypatch.setattr(word2vec, "import_module", lambda name: found.append(said.wait(60)))
+    monkeypatch.setattr(word2vec, "_WORTH_IMPORTING", 1)
+    Word2Vec(**SMALL).fit(file, progress=Shown())
+    assert found == [True]
 
 
 def test_a_tokenizer_wants_text() -> None:
