@@ -94,24 +94,7 @@ class Word2Vec(Options):
         if ranks is not None:
             ranks.agree(self._facts(corpus, chosen))
         with _import_ahead() as import_ahead:
-            if isinstance(corpus, (str, os.PathLike)) or _is_files(corpus) or is_table(corpus):
-                with progress.counting() as update:
-
-                    def on_bytes(done: int, total: int | None) -> None:
-                        if done >= _WORTH_IMPORTING and self.tokenizer is None:  # a tokenizer changes the environment
-                            import_ahead()
-                        update(done, total)
-                        if ranks is not None:
-                            ranks.check()
-
-                    def on_share(share: float) -> None:
-                        update.encoding(share)
-                        if ranks is not None:
-                            ranks.check()
-
-                    encoded = corpora.encode(corpus, self, on_bytes, progress.note, ranks, on_share)
-            else:
-                encoded = corpora.encode(corpus, self, ranks=ranks)
+            encoded = self._encode(corpus, progress, ranks, import_ahead)
             _note(encoded, progress)
         if encoded.size == encoded.sentences:
             raise EmbedtrainError(
@@ -125,6 +108,25 @@ class Word2Vec(Options):
         if chosen != "cpu":
             progress.note(f"training on {device.describe(chosen)}")
         return train(encoded, self, progress, on_report, chosen, checkpoints, examination, ranks)
+
+    def _encode(self, corpus: Any, progress: Progress, ranks: Ranks | None, import_ahead: Callable[[], None]) -> Corpus:
+        if not (isinstance(corpus, (str, os.PathLike)) or _is_files(corpus) or is_table(corpus)):
+            return corpora.encode(corpus, self, ranks=ranks)
+        with progress.counting() as update:
+
+            def on_bytes(done: int, total: int | None) -> None:
+                if done >= _WORTH_IMPORTING and self.tokenizer is None:  # a tokenizer changes the environment
+                    import_ahead()
+                update(done, total)
+                if ranks is not None:
+                    ranks.check()
+
+            def on_share(share: float) -> None:
+                update.encoding(share)
+                if ranks is not None:
+                    ranks.check()
+
+            return corpora.encode(corpus, self, on_bytes, progress.note, ranks, on_share)
 
     def _facts(self, corpus: Any, chosen: str) -> dict[str, Any]:
         """Return what ranks that train together have in common."""
