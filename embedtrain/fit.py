@@ -37,6 +37,16 @@ if TYPE_CHECKING:
 
 # The built-in corpus is so small that it wants more, and bolder, passes.
 _BUILT_IN: dict[str, Any] = {"epochs": 40, "alpha": 0.05}
+_CORPUS = "the first argument"
+# Options of gensim, word2vec.c and fastText, in lower case, that have another name here.
+_ELSEWHERE = {
+    "size": "--dim", "vector-size": "--dim", "ws": "--window", "neg": "--negative", "mincount": "--min-count",
+    "max-final-vocab": "--max-vocab", "max-vocab-size": "--max-vocab", "t": "--sample", "iter": "--epochs",
+    "epoch": "--epochs", "lr": "--alpha", "learning-rate": "--alpha", "thread": "--workers", "threads": "--workers",
+    "output": "--out", "binary": "--export word2vec-binary",
+    "train": _CORPUS, "input": _CORPUS, "sentences": _CORPUS, "corpus-file": _CORPUS,
+}  # fmt: skip
+_NEEDLESS = ("sg", "hs", "cbow", "loss")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +107,23 @@ def parse(arguments: Sequence[str] | None = None, saved: Saved | None = None) ->
 
 
 def _read(arguments: Sequence[str], default: Fit | None = None) -> Fit:
-    return tyro.cli(Fit, args=arguments, prog="python -m embedtrain.fit", default=default or Fit())
+    try:
+        return tyro.cli(Fit, args=arguments, prog="python -m embedtrain.fit", default=default or Fit())
+    except SystemExit as error:
+        if error.code:
+            _translate(arguments)
+        raise
+
+
+def _translate(arguments: Sequence[str]) -> None:
+    """Say what options of other trainers are here. They are not taken: each would be one more way to say a thing."""
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        name = option.lstrip("-").replace("_", "-").lower() if option.startswith("-") else ""
+        if name in _ELSEWHERE:
+            print(f"embedtrain: {option} is {_ELSEWHERE[name]} here", file=sys.stderr)
+        elif name in _NEEDLESS:
+            print(f"embedtrain: leave out {option}; skip-gram with negative sampling is all there is", file=sys.stderr)
 
 
 def _spell_resume(arguments: Sequence[str]) -> list[str]:

@@ -218,6 +218,37 @@ def test_option_that_cannot_be_read(folder: Path, option: str, named: str) -> No
     assert tree(folder) == before
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hints"),
+    [
+        (["--vector_size=50", "--min_count", "2"], ["--vector_size is --dim here"]),  # gensim
+        (
+            ["-train", "x", "-size", "9", "-hs", "0"],
+            ["-train is the first argument here", "-size is --dim", "leave out -hs"],
+        ),
+        (
+            ["skipgram", "-input", "x", "-minCount", "3"],
+            ["-input is the first argument here", "-minCount is --min-count"],
+        ),
+        (["--dim", "many", "threads", "size"], []),
+    ],
+)
+def test_options_of_other_trainers(arguments: list[str], hints: list[str], capsys: Any) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        fit.main(["corpus.txt", *arguments])
+    assert stopped.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("embedtrain: ")]
+    for line, hint in zip(lines, hints, strict=True):
+        assert hint in line
+
+
+def test_every_option_that_a_hint_names_exists() -> None:
+    options = {"--" + field.name.replace("_", "-") for field in dataclasses.fields(fit.Fit)}
+    named = {hint.split()[0] for hint in fit._ELSEWHERE.values()} - {"the"}
+    assert named <= options
+    assert not {"--" + name for name in (*fit._ELSEWHERE, *fit._NEEDLESS)} & options  # they would never be hinted at
+
+
 def test_instruction_set_that_is_not_there(folder: Path) -> None:
     missing = {"avx2", "avx512"} - set(native.core.available_kernels())
     for name in ["nonsense", *missing]:
