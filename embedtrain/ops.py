@@ -317,8 +317,8 @@ def train_block(
     """Train on the centres ``ids[begin:end]``: fused skip-gram negative sampling (Mikolov et al. 2013), in place.
 
     Tokens outside the span are context only, so a corpus may be cut anywhere. For a centre with contexts X (rows of
-    input) and targets Y (rows of output: the centre and its K noise words), all of a window are updated from the values
-    before it: ``G = rate * (label - sigmoid(X Yᵀ)); Y += Gᵀ X; X += G Y``.
+    input) and targets Y (rows of output: the centre and its K noise words): ``G = rate * (label - sigmoid(X Yᵀ))`` from
+    the values before the window, then ``x += g Y; Y += gᵀ x`` for one context after the other, as word2vec.c does.
 
     :param input: float32 (V, D), the embeddings; best from :func:`new_table`.
     :param output: float32 (V, D), likewise.

@@ -245,9 +245,10 @@ def test_a_whole_training_equals_the_reference(kernel):
 
 
 def test_the_reference_descends_the_loss():
-    """Its updates are the gradient of its loss: what it returns for a window falls at the rate that they promise."""
+    """Its updates are, but for terms of second order in the rate, the gradient of the loss that it returns."""
     case = Case(dim=6, vocabulary=8, negative=4)
     window = max(case.reference_windows(0), key=lambda each: len(each.contexts))
+    window = dataclasses.replace(window, rate=1e-9)
     word = case.ids[window.centre]
     targets = [word, *window.negatives[window.negatives != word]]
     input, output = (
@@ -259,7 +260,31 @@ def test_the_reference_descends_the_loss():
     moved_input, moved_output = input.detach().numpy().copy(), output.detach().numpy().copy()
     assert reference.train_window(moved_input, moved_output, case.ids, window) == pytest.approx(loss.item(), rel=1e-12)
     for moved, start in ((moved_input, input), (moved_output, output)):
-        assert np.allclose(moved, (start - window.rate * start.grad).detach().numpy(), rtol=0, atol=1e-14)
+        assert np.allclose((moved - start.detach().numpy()) / window.rate, -start.grad.numpy(), rtol=0, atol=1e-6)
+
+
+def test_the_reference_moves_one_context_after_the_other_as_word2vec_c_does():
+    """Pair by pair, in its order and with its accumulator (neu1e), but with errors from the values before."""
+    case = Case(dim=6, vocabulary=500, negative=4, tokens=300)
+    unlike = (
+        each
+        for each in case.reference_windows(0)
+        if len({*case.ids[each.contexts]}) == len(each.contexts) and len({case.ids[each.centre], *each.negatives}) == 5
+    )
+    window = dataclasses.replace(max(unlike, key=lambda each: len(each.contexts)), rate=0.1)
+    assert len(window.contexts) > 6
+    before = [table.numpy().astype(np.float64) for table in case.new_tables()]
+    input, output = before[0].copy(), before[1].copy()
+    for context in case.ids[window.contexts]:
+        accumulator = np.zeros(case.dim)
+        for k, target in enumerate([case.ids[window.centre], *window.negatives]):
+            error = (k == 0) - 1 / (1 + np.exp(-before[0][context] @ before[1][target]))
+            accumulator += window.rate * error * output[target]
+            output[target] += window.rate * error * input[context]
+        input[context] += accumulator
+    reference.train_window(*before, case.ids, window)
+    assert np.allclose(before[0], input, rtol=0, atol=1e-14)
+    assert np.allclose(before[1], output, rtol=0, atol=1e-14)
 
 
 # ---- which windows are drawn

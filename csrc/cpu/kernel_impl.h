@@ -6,11 +6,13 @@
 // output table:
 //     S = X Yᵀ            dot products                      tile by tile, sums held in registers
 //     G = rate (L - σ(S)) L = 1 for the centre, 0 for noise eight pairs at a time
-//     Y += Gᵀ X,  X += G Y   both from the values before     one pass over the columns, each row read and
+//     x += g Y,  Y += gᵀ x   for each row x of X and g of G  one pass over the columns, each row read and
 //     written once
-// A word that is drawn or seen twice counts twice: duplicates are merged and their G multiplied, which is the
-// same sum. A wide window is trained in groups of kGroup contexts, each from the values that the one before
-// left: more contexts at once would add up so many gradients of the same old values that training diverges.
+// One context after the other meets targets that those before it have moved, as in word2vec.c; only G comes
+// from the values before. A word that is drawn or seen twice counts twice: duplicates are merged, where the
+// first of them stands, and their G multiplied. A wide window is trained in groups of kGroup contexts, each
+// from the values that the one before left: more contexts at once would add up so many gradients of the same
+// old values that training diverges.
 #pragma once
 
 #include <cmath>
@@ -272,12 +274,12 @@ EMBEDTRAIN_INLINE void update_columns(const Window& w, int column) {
     // for each other half as long.
     constexpr int kChains = Vectors == 1 ? 2 : 1;
     float* rows[Targets];
-    V y[Targets][Vectors], fresh[Targets][Vectors];
+    V y[Targets][Vectors];
 #pragma GCC unroll 8
     for (int t = 0; t < Targets; ++t) {
         rows[t] = w.y[t] + column;
 #pragma GCC unroll 2
-        for (int v = 0; v < Vectors; ++v) fresh[t][v] = y[t][v] = load<V>(rows[t] + v * lanes);
+        for (int v = 0; v < Vectors; ++v) y[t][v] = load<V>(rows[t] + v * lanes);
     }
     const int rows_ahead = rows_to_prefetch<Vectors>(w, column);
     int ahead = 0;
@@ -296,8 +298,8 @@ EMBEDTRAIN_INLINE void update_columns(const Window& w, int column) {
             const V gt = broadcast<V>(g[t]);
 #pragma GCC unroll 2
             for (int v = 0; v < Vectors; ++v) {
-                fresh[t][v] += gt * x[v];
                 sums[t % kChains][v] += gt * y[t][v];
+                y[t][v] += gt * x[v];
             }
         }
 #pragma GCC unroll 2
@@ -310,7 +312,7 @@ EMBEDTRAIN_INLINE void update_columns(const Window& w, int column) {
 #pragma GCC unroll 8
     for (int t = 0; t < Targets; ++t) {
 #pragma GCC unroll 2
-        for (int v = 0; v < Vectors; ++v) store(rows[t] + v * lanes, fresh[t][v]);
+        for (int v = 0; v < Vectors; ++v) store(rows[t] + v * lanes, y[t][v]);
     }
 }
 
@@ -319,9 +321,9 @@ EMBEDTRAIN_INLINE void update_columns(const Window& w, int column) {
 template <int Targets>
 EMBEDTRAIN_INLINE void update_tile_columns(const Window& w, int tile, int column) {
     float* const* rows = w.y + tile * kTileTargets;
-    Vector y[Targets], fresh[Targets];
+    Vector y[Targets];
 #pragma GCC unroll 8
-    for (int t = 0; t < Targets; ++t) fresh[t] = y[t] = load<Vector>(rows[t] + column);
+    for (int t = 0; t < Targets; ++t) y[t] = load<Vector>(rows[t] + column);
     for (int c = 0; c < w.contexts; ++c) {
         const float* g = w.g + (tile * kGroup + c) * kPairLanes;
         float* waiting = w.fresh + c * kLanes<Vector>;
@@ -330,13 +332,13 @@ EMBEDTRAIN_INLINE void update_tile_columns(const Window& w, int tile, int column
 #pragma GCC unroll 8
         for (int t = 0; t < Targets; ++t) {
             const Vector gt = broadcast<Vector>(g[t]);
-            fresh[t] += gt * x;
             sum += gt * y[t];
+            y[t] += gt * x;
         }
         store(tile == w.tiles - 1 ? w.x[c] + column : waiting, sum);
     }
 #pragma GCC unroll 8
-    for (int t = 0; t < Targets; ++t) store(rows[t] + column, fresh[t]);
+    for (int t = 0; t < Targets; ++t) store(rows[t] + column, y[t]);
 }
 
 inline void update_tiles(const Window& w, int columns) {
@@ -603,8 +605,7 @@ class Trainer {
         return rows;
     }
 
-    // Locked words take part in the group with copies of their rows, whose updates are thrown away. A word
-    // that occurs twice has two; to the targets that is the same sum.
+    // Locked words take part in the group with copies of their rows, whose updates are thrown away.
     void shield(int from, int rows, int count) {
         for (int i = 0; i < rows; ++i) {
             if (!block_.locked[sampler_.word[from + i]]) continue;
@@ -617,18 +618,19 @@ class Trainer {
     void merge_contexts(int centre, int from) {
         const int count = w_.contexts;
         const int32_t* const repeats = sampler_.repeats_before;
-        int different = 0;
+        int different = 0, first[kGroup];  // tokens that are the first of their word
         for (int c = 0, token = from; c < count; ++c, ++token) {
             if (token == centre) ++token;
             int same = different;
             if (repeats[token + 1] != repeats[token]) {
                 same = 0;
-                while (same < different && w_.x[same] != w_.x[c]) ++same;
+                while (same < different && x_[first[same]] != x_[token]) ++same;
             }
             if (same < different) {
                 ++w_.x_times[same];
                 w_.weighted = true;
             } else {
+                first[different] = token;
                 w_.x[different] = w_.x[c];
                 w_.x_times[different++] = 1;
             }

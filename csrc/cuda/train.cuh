@@ -2,15 +2,17 @@
 //
 // A block of threads is a worker: it takes a run of centres, one after the other, until none are left. Each
 // thread owns four columns of every row (a float4): it alone of its worker reads, updates and writes them, so
-// a worker is sequential without barriers, and two rows that are the same row need no thought. Threads meet
-// only to add up dot products.
+// a worker is sequential without barriers. Threads meet only to add up dot products.
 //
 // For a centre with a group of contexts X (C, D) and targets Y (T, D), as on the CPU:
 //     S = X Yᵀ                   tiles of 5 x 6 dot products, added across the lanes all at once
 //
 //     G = rate (L - σ(S))        a pair per lane
 //
-//     Y += Gᵀ X,  X += G Y       both from the values before; added to the tables by vector atomics
+//     x += g Y,  Y += gᵀ x       for each row x of X and g of G: added to the tables by vector atomics
+//
+// G comes from the values before; each context meets targets that those before it have moved. Of a word that
+// is drawn or seen twice the first one counts twice, and the other not at all.
 #pragma once
 
 #include <cmath>
@@ -30,19 +32,22 @@ constexpr int kShortestRun = 4, kLongestRun = 128;  // centres that a worker tak
 struct Target {
     int32_t word;
     float damping;
+    float times;  // that it was drawn; 0 if it was before
 };
 
 // How the shared memory of a worker is laid out.
 struct WorkerLayout {
     int threads, warps, tiles, contexts;
-    size_t gradients, partials, targets, run, bytes;  // offsets; the contexts' rows are at 0
+    // Offsets; the contexts' rows are at 0, and behind them, if there are several tiles, what they are moved
+    // by.
+    size_t gradients, partials, targets, run, bytes;
 
     __host__ __device__ WorkerLayout(int dim, int window, int negative) {
         warps = (dim + 4 * kWarp - 1) / (4 * kWarp);
         threads = warps * kWarp;
         tiles = (negative + kTileTargets) / kTileTargets;  // of 1 + negative targets
         contexts = 2 * static_cast<int64_t>(window) < kGroup ? 2 * window : kGroup;
-        gradients = static_cast<size_t>(contexts) * threads * sizeof(float4);
+        gradients = static_cast<size_t>(contexts) * threads * sizeof(float4) * (tiles > 1 ? 2 : 1);
         partials = gradients + static_cast<size_t>(contexts) * tiles * kTilePitch * sizeof(float);
         targets = partials + (warps > 1 ? 2 * static_cast<size_t>(warps) * kWarp * sizeof(float) : 0);
         run = targets + 2 * static_cast<size_t>(warps) * (1 + negative) * sizeof(Target);
@@ -59,6 +64,10 @@ __device__ inline void add_product(float4& sum, float factor, float4 row) {
     sum.y += factor * row.y;
     sum.z += factor * row.z;
     sum.w += factor * row.w;
+}
+
+__device__ inline float4 difference(float4 a, float4 b) {
+    return make_float4(a.x - b.x, a.y - b.y, a.z - b.z, a.w - b.w);
 }
 
 __device__ inline float4 scaled(float4 row, float factor) {
@@ -146,7 +155,7 @@ class Worker {
     }
 
     // Fills the list of a window's targets: the centre and its noise words, but for those that are the
-    // centre. Each warp has a list of its own. Returns how many they are.
+    // centre. Each warp has a list of its own. Returns how many there are.
     __device__ int draw_targets(const Centre& centre, Target* targets) {
         const int lane = lane_index();
         const uint32_t vocabulary = static_cast<uint32_t>(block_.vocabulary);
@@ -161,7 +170,7 @@ class Worker {
             if (2 * lane + 1 < block_.negative)
                 words[1] = noise_word(noise_point(bits.lane[2], bits.lane[3], vocabulary), block_.noise);
         }
-        if (lane == 0) targets[0] = {centre.word, damping(block_.output_damping, centre.word)};
+        if (lane == 0) targets[0] = {centre.word, damping(block_.output_damping, centre.word), 1};
         int count = 1;
         for (int j = 0; j < 2; ++j) {
             const bool drawn = 2 * lane + j < block_.negative;
@@ -171,8 +180,20 @@ class Worker {
             const unsigned mask = __ballot_sync(kFullWarp, take);
             const int32_t word = static_cast<int32_t>(words[j]);
             if (take)
-                targets[count + __popc(mask & lanes_below())] = {word, damping(block_.output_damping, word)};
+                targets[count + __popc(mask & lanes_below())] = {word, damping(block_.output_damping, word),
+                                                                 1};
             count += __popc(mask);
+        }
+        __syncwarp();
+        for (int t = 1 + lane; t < count; t += kWarp) {
+            int times = 0;
+            bool first = true;
+            for (int other = 1; other < count; ++other) {
+                const bool same = targets[other].word == targets[t].word;
+                times += same;
+                first &= !same || other >= t;
+            }
+            targets[t].times = first ? static_cast<float>(times) : 0;
         }
         __syncwarp();
         return count;
@@ -199,6 +220,8 @@ class Worker {
             at += next < here && at >= here;
             word_ = set_.words[at];
             word_damping_ = damping(block_.input_damping, word_);
+            const unsigned same = __match_any_sync(kFullWarp, word_) & ((1u << contexts) - 1);
+            word_times_ = (same & lanes_below()) == 0 ? static_cast<float>(__popc(same)) : 0;
             train_group(targets, count, contexts, rate);
             next += contexts + (next < here && next + contexts > here);
         }
@@ -236,16 +259,11 @@ class Worker {
                     for (int i = 0; mine && i < layout_.warps; ++i)
                         score += partials[i * kWarp + lane_index()];
                 }
-                if (mine) finish_pair(score, first, tile, contexts, count, rate);
+                if (mine) finish_pair(score, first, tile, contexts, targets, count, rate);
             }
         }
         wait_for_gradients();
-        if (tiles == 1) {
-            update_one_tile(targets, count, contexts, y);
-        } else {
-            update_contexts(targets, count, tiles, contexts);
-            update_targets(targets, count, tiles, contexts);
-        }
+        update(targets, count, tiles, contexts, y);
         __syncwarp();  // all are done with the gradients and the list of targets; soon both are written again
     }
 
@@ -258,9 +276,11 @@ class Worker {
     }
 
     // σ, loss and gradient of the lane's pair.
-    __device__ void finish_pair(float score, int first, int tile, int contexts, int count, float rate) {
+    __device__ void finish_pair(float score, int first, int tile, int contexts, const Target* targets,
+                                int count, float rate) {
         const int c = first + lane_index() / kTileTargets, t = lane_index() % kTileTargets;
         const int target = tile * kTileTargets + t;
+        const float context_times = __shfl_sync(kFullWarp, word_times_, c);
         if (lane_index() >= kTileContexts * kTileTargets || c >= contexts) return;
         float gradient = 0;
         if (target < count) {
@@ -268,7 +288,7 @@ class Worker {
             const float e = expf(-fabsf(z));
             const float sigmoid =
                 (z > 0 ? 1.0f : e) / (1.0f + e);  // without overflow; NaN stays NaN through e
-            gradient = target == 0 ? rate * sigmoid : -rate * sigmoid;
+            gradient = (target == 0 ? rate : -rate) * sigmoid * (context_times * targets[target].times);
             loss_ += static_cast<double>((z < 0 ? 0.0f : z) + log1pf(e));
         }
         gradients_[(c * layout_.tiles + tile) * kTilePitch + t] = gradient;
@@ -295,65 +315,40 @@ class Worker {
         add(row(block_.input, word), delta, factor);
     }
 
-    // All targets are still in registers.
-    __device__ void update_one_tile(const Target* targets, int count, int contexts,
-                                    const float4 (&y)[kTileTargets]) const {
-        float4 dy[kTileTargets] = {};
-        for (int c = 0; c < contexts; ++c) {
-            float g[kTileTargets];
-            load_gradients(c, 0, g);
-            const float4 x = rows_[c * layout_.threads];
-            float4 dx = make_float4(0, 0, 0, 0);
+    // y: the last tile of targets. The others are read again; none of them has been written before. What
+    // moves a context is added up over the tiles, all of which need it as it was.
+    __device__ void update(const Target* targets, int count, int tiles, int contexts,
+                           float4 (&y)[kTileTargets]) const {
+        float4* const moves = rows_ + layout_.contexts * layout_.threads;
+        for (int tile = tiles - 1;; --tile) {
+            float4 moved[kTileTargets];
 #pragma unroll
-            for (int t = 0; t < kTileTargets; ++t) {
-                add_product(dy[t], g[t], x);
-                add_product(dx, g[t], y[t]);
-            }
-            add_to_context(c, dx);
-        }
-#pragma unroll
-        for (int t = 0; t < kTileTargets; ++t)
-            if (t < count) add(row(block_.output, targets[t].word), dy[t], targets[t].damping);
-    }
-
-    // The targets are read again, before any of them is written.
-    __device__ void update_contexts(const Target* targets, int count, int tiles, int contexts) const {
-        for (int first = 0; first < contexts; first += kTileContexts) {
-            float4 dx[kTileContexts] = {};
-            for (int tile = 0; tile < tiles; ++tile) {
-                float4 y[kTileTargets];
-                load_tile(targets, count, tile, y);
-#pragma unroll
-                for (int i = 0; i < kTileContexts; ++i) {
-                    if (first + i >= contexts) continue;
-                    float g[kTileTargets];
-                    load_gradients(first + i, tile, g);
-#pragma unroll
-                    for (int t = 0; t < kTileTargets; ++t) add_product(dx[i], g[t], y[t]);
-                }
-            }
-#pragma unroll
-            for (int i = 0; i < kTileContexts; ++i)
-                if (first + i < contexts) add_to_context(first + i, dx[i]);
-        }
-    }
-
-    __device__ void update_targets(const Target* targets, int count, int tiles, int contexts) const {
-        for (int tile = 0; tile < tiles; ++tile) {
-            float4 dy[kTileTargets] = {};
+            for (int t = 0; t < kTileTargets; ++t) moved[t] = y[t];
             for (int c = 0; c < contexts; ++c) {
                 float g[kTileTargets];
                 load_gradients(c, tile, g);
                 const float4 x = rows_[c * layout_.threads];
+                float4 dx = tile == tiles - 1 ? make_float4(0, 0, 0, 0) : moves[c * layout_.threads];
 #pragma unroll
-                for (int t = 0; t < kTileTargets; ++t) add_product(dy[t], g[t], x);
+                for (int t = 0; t < kTileTargets; ++t) {
+                    add_product(dx, g[t], moved[t]);
+                    add_product(moved[t], g[t], x);
+                }
+                if (tile == 0) {
+                    add_to_context(c, dx);
+                } else {
+                    moves[c * layout_.threads] = dx;
+                }
             }
 #pragma unroll
             for (int t = 0; t < kTileTargets; ++t) {
                 const int target = tile * kTileTargets + t;
                 if (target < count)
-                    add(row(block_.output, targets[target].word), dy[t], targets[target].damping);
+                    add(row(block_.output, targets[target].word), difference(moved[t], y[t]),
+                        targets[target].damping);
             }
+            if (tile == 0) break;
+            load_tile(targets, count, tile - 1, y);
         }
     }
 
@@ -370,15 +365,17 @@ class Worker {
     const WindowSet& set_;
     const WorkerLayout layout_;
     int warp_, column_;
-    bool owns_;     // columns of the rows
-    float4* rows_;  // (contexts, threads) of which this thread has a column: the contexts before the update
+    bool owns_;  // columns of the rows
+    // (contexts, threads) of which this thread has a column: the contexts before the update. With several
+    // tiles as much again: what the contexts are moved by.
+    float4* rows_;
     float* gradients_;  // (contexts, tiles, kTilePitch)
     float* partials_;   // (2, warps, lanes) dot products of a warp's columns, twice, so that one barrier is
                         // enough
     Target* targets_;   // (2, 1 + negative) of this warp: for this window and the next
     int32_t* run_;      // the first of the centres that were taken
     int32_t word_ = 0;  // of the context that the lane knows
-    float word_damping_ = 1;
+    float word_damping_ = 1, word_times_ = 1;
     double loss_ = 0;
     int64_t pairs_ = 0, centres_ = 0;
 };

@@ -375,7 +375,7 @@ inline const uint64_t* meet(Meeting& meeting, int kind, int slot, uint64_t value
     return values;
 }
 
-enum Kind { kShuffle = 1, kBallot, kWarpBarrier, kBlockBarrier };
+enum Kind { kShuffle = 1, kBallot, kMatch, kWarpBarrier, kBlockBarrier };
 
 inline int lane() {
     return static_cast<int>(current->thread_index.x % 32);
@@ -420,6 +420,18 @@ inline unsigned __ballot_sync(unsigned mask, bool vote) {
         emulation::meet(*emulation::current->warp, emulation::kBallot, emulation::lane(), vote);
     unsigned result = 0;
     for (int i = 0; i < 32; ++i) result |= static_cast<unsigned>(votes[i]) << i;
+    return result;
+}
+template <class T>
+unsigned __match_any_sync(unsigned mask, T value) {
+    static_assert(sizeof(T) <= 8);
+    if (mask != 0xffffffffu) emulation::fail("a match of a part of a warp");
+    uint64_t bits = 0;
+    std::memcpy(&bits, &value, sizeof value);
+    const uint64_t* const values =
+        emulation::meet(*emulation::current->warp, emulation::kMatch, emulation::lane(), bits);
+    unsigned result = 0;
+    for (int i = 0; i < 32; ++i) result |= static_cast<unsigned>(values[i] == bits) << i;
     return result;
 }
 inline int __popc(unsigned bits) {
