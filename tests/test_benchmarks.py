@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -104,6 +105,39 @@ def test_table_and_picture(tmp_path: Path) -> None:
 
     report.draw(results, tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_walks_in_graphs(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "walks.py"), "--nodes", "60", "--communities", "6", "--across", "1"]
+    command += ["--length", "30", "--dim", "16", "--windows", "3", "--negatives", "2", "6", "--seeds", "1"]
+    ran = subprocess.run([*command, "--json", str(tmp_path / "out.json")], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert results["corpus"]["tokens"] == 60 * 10 * 30
+    assert [(run["negative"], run["tool"]) for run in results["runs"]] == [
+        (negative, tool) for negative in (2, 6) for tool in ("gensim", "embedtrain")
+    ]
+    for run in results["runs"]:
+        assert run["of_community"] > 0.3  # by chance 0.15; of nodes that are alike 0.9
+        assert run["length"] > 0.1
+    assert ran.stdout.count("| embedtrain |") == 2
+
+
+def test_the_graph_and_the_walks() -> None:
+    walks = importlib.import_module("walks")
+    random = np.random.default_rng(0)
+    edges, community = walks.planted_partition(1000, 20, 6, 3, random)
+    pairs = {tuple(pair) for pair in edges.tolist()}
+    assert len(pairs) == len(edges)
+    assert pairs == {(other, one) for one, other in pairs}
+    assert not any(one == other for one, other in pairs)
+    inside = (community[edges[:, 0]] == community[edges[:, 1]]).mean()
+    assert inside == pytest.approx((6 + 3 / 20) / 9, abs=0.03)
+    assert len(edges) / 1000 == pytest.approx(9, rel=0.1)
+    paths = walks.walk(edges, 1000, 3, 20, random)
+    assert paths.shape[1] == 20
+    assert sorted(paths[:, 0].tolist()) == sorted([*{one for one, _ in pairs}] * 3)
+    assert {tuple(step) for path in paths for step in zip(path[:-1].tolist(), path[1:].tolist(), strict=True)} <= pairs
 
 
 def test_a_run_that_fails_says_why(data: Path) -> None:
