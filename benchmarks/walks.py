@@ -9,6 +9,7 @@ is good if its nearest neighbours are of its community. README.md beside this fi
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from harness import SETTINGS, conditions, describe_corpus, describe_run, markdown, run_to_end, train_command
+from harness import conditions, describe_corpus, describe_run, markdown, run_to_end, train_command
 from harness import words_per_second as read_speed
 
 TOOLS = ("gensim", "embedtrain")
@@ -73,17 +74,16 @@ def measure_file(vectors: Path, community: npt.NDArray[np.int64]) -> dict[str, f
     """Measure vectors in word2vec's binary format; nodes without an edge have none."""
     from gensim.models import KeyedVectors
 
-    table = KeyedVectors.load_word2vec_format(str(vectors), binary=True)
-    nodes = [node for node in range(len(community)) if str(node) in table]
-    return measure(np.stack([table[str(node)] for node in nodes]), community[nodes])
+    trained = KeyedVectors.load_word2vec_format(str(vectors), binary=True)
+    nodes = [node for node in range(len(community)) if str(node) in trained]
+    return measure(np.stack([trained[str(node)] for node in nodes]), community[nodes])
 
 
 def table(results: dict[str, Any]) -> str:
     """Lay out the results: a row for each tool and setting."""
     rows = [["W", "K", "tool", "nearest ten of one community", "mean length", "million words/s"]]
-    for (window, negative), tool in (
-        (setting, tool) for setting in results["tried"] for tool in TOOLS if tool in results["settings"]["tools"]
-    ):
+    tried = (results["settings"][name] for name in ("windows", "negatives", "tools"))
+    for window, negative, tool in itertools.product(*tried):
         runs = [
             run for run in results["runs"] if (run["window"], run["negative"], run["tool"]) == (window, negative, tool)
         ]
@@ -138,7 +138,6 @@ def main(arguments: list[str]) -> None:
     results: dict[str, Any] = {
         **describe_run("walks.py", arguments),
         "settings": {name: value for name, value in vars(options).items() if name != "json"},
-        "tried": [(window, negative) for window in options.windows for negative in options.negatives],
         "runs": [],
     }
     with tempfile.TemporaryDirectory(prefix="embedtrain-walks-") as folder_name:
@@ -146,12 +145,11 @@ def main(arguments: list[str]) -> None:
         corpus = folder / "walks.txt"
         np.savetxt(corpus, walk(edges, options.nodes, options.walks, options.length, random), fmt="%d")
         results["corpus"] = describe_corpus(corpus, corpus.name)
-        for window, negative in results["tried"]:
+        for window, negative in itertools.product(options.windows, options.negatives):
             settings = {
                 "dim": options.dim, "window": window, "negative": negative, "sample": 0.0, "min_count": 1,
                 "epochs": options.epochs, "alpha": 0.025, "min_alpha": 0.0001, "workers": options.workers,
             }  # fmt: skip
-            assert settings.keys() == {*SETTINGS}
             for seed in range(1, options.seeds + 1):
                 for tool in options.tools:  # in turn, so that a slow spell of the machine meets both
                     out = folder / f"{tool}-{window}-{negative}-{seed}"
